@@ -1,0 +1,1 @@
+"""Layer types, one file each; found by the registry at first use."""

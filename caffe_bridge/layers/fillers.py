@@ -1,0 +1,87 @@
+"""Initial values of learnable blobs (Caffe's filler.hpp).
+
+fan_in = count / shape[0]; fan_out = count / shape[1] (count for vectors); n is fan_in, fan_out or
+their mean by ``variance_norm``. The same formula serves Deconvolution, unlike torch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from caffe_bridge.errors import ShapeError
+from caffe_bridge.schema import Record
+
+Filler = Callable[[Tensor, Record, torch.Generator | None], None]
+
+
+def _fan(tensor: Tensor, filler: Record) -> float:
+    fan_in = tensor.numel() / max(1, tensor.shape[0] if tensor.ndim else 1)
+    fan_out = tensor.numel() / max(1, tensor.shape[1]) if tensor.ndim > 1 else tensor.numel()
+    return {"FAN_IN": fan_in, "FAN_OUT": fan_out}.get(filler.variance_norm, (fan_in + fan_out) / 2)
+
+
+def _constant(tensor: Tensor, filler: Record, _generator: torch.Generator | None) -> None:
+    tensor.fill_(filler.value)
+
+
+def _uniform(tensor: Tensor, filler: Record, generator: torch.Generator | None) -> None:
+    tensor.uniform_(filler.min, filler.max, generator=generator)
+
+
+def _gaussian(tensor: Tensor, filler: Record, generator: torch.Generator | None) -> None:
+    tensor.normal_(filler.mean, filler.std, generator=generator)
+    if filler.sparse >= 0:
+        keep = torch.full_like(tensor, filler.sparse / max(1, tensor.shape[0]))
+        tensor.mul_(torch.bernoulli(keep, generator=generator))
+
+
+def _positive_unitball(tensor: Tensor, _filler: Record, generator: torch.Generator | None) -> None:
+    rows = tensor.uniform_(0, 1, generator=generator).view(tensor.shape[0], -1)
+    rows.div_(rows.sum(1, keepdim=True))
+
+
+def _xavier(tensor: Tensor, filler: Record, generator: torch.Generator | None) -> None:
+    bound = math.sqrt(3.0 / _fan(tensor, filler))
+    tensor.uniform_(-bound, bound, generator=generator)
+
+
+def _msra(tensor: Tensor, filler: Record, generator: torch.Generator | None) -> None:
+    tensor.normal_(0.0, math.sqrt(2.0 / _fan(tensor, filler)), generator=generator)
+
+
+def _bilinear(tensor: Tensor, _filler: Record, _generator: torch.Generator | None) -> None:
+    if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3]:
+        raise ShapeError(
+            f"the bilinear filler wants a square 4-D blob, found {tuple(tensor.shape)}."
+        )
+    factor = math.ceil(tensor.shape[3] / 2)
+    centre = (tensor.shape[3] - 1) / (2.0 * factor)
+    line = 1 - (torch.arange(tensor.shape[3]) / factor - centre).abs()
+    tensor.copy_((line[:, None] * line[None, :]).expand_as(tensor))
+
+
+FILLERS: dict[str, Filler] = {
+    "constant": _constant, "uniform": _uniform, "gaussian": _gaussian, "xavier": _xavier,
+    "positive_unitball": _positive_unitball, "msra": _msra, "bilinear": _bilinear,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def fill(
+    tensor: Tensor, filler: Record, generator: torch.Generator | None = None, who: str = "filler"
+) -> None:
+    """Fill a blob as its FillerParameter says.
+
+    Raises:
+        ShapeError: unknown filler type, or a shape it cannot serve.
+    """
+    if filler.type not in FILLERS:
+        raise ShapeError(
+            f"{who}: filler type '{filler.type}' is not known; use one of {', '.join(FILLERS)}."
+        )
+    if tensor.numel():
+        FILLERS[filler.type](tensor, filler, generator)

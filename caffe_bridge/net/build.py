@@ -1,0 +1,190 @@
+"""From a net spec to layers, shapes and learnable blobs: what both executors share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from caffe_bridge.errors import ShapeError
+from caffe_bridge.graph import (
+    Graph,
+    LayerSpec,
+    NetSpec,
+    Shape,
+    Slot,
+    layer_spec,
+    share,
+    wire,
+)
+from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.registry import layer_class
+from caffe_bridge.schema import Record
+
+
+@dataclass
+class LearnableBlob:
+    """One learnable blob that is nobody's copy: its tensor and training multipliers.
+
+    ``lr_mult`` and ``decay_mult`` default to 1, ``force_mult`` to 0, as in Caffe.
+    """
+
+    layer: str
+    index: int
+    name: str
+    value: nn.Parameter
+    role: str
+    group: int
+    lr_mult: float
+    decay_mult: float
+    force_mult: float
+
+
+@dataclass
+class Built:
+    """Layers in order with the wiring, shapes of all values, slots and learnable blobs."""
+
+    spec: NetSpec
+    graph: Graph
+    layers: list[Layer]
+    shapes: list[Shape]
+    slots: list[Slot]
+    learnable: list[LearnableBlob]
+
+
+def with_automatic_tops(spec: NetSpec) -> NetSpec:
+    """Add anonymous tops to layers that need more than they name (losses without a top)."""
+    layers = []
+    for layer in spec.layers:
+        cls = layer_class(layer)
+        missing = cls.tops.least - len(layer.tops) if cls.auto_tops else 0
+        if missing > 0:
+            fresh = tuple(f"(automatic)_{layer.name}_{i}" for i in range(missing))
+            layer = replace(layer, tops=layer.tops + fresh)
+        layers.append(layer)
+    return spec.with_layers(tuple(layers))
+
+
+def with_inputs(spec: NetSpec, shapes: Mapping[str, Shape]) -> NetSpec:
+    """Replace the makers of the named blobs by Input layers of the given shapes.
+
+    Raises:
+        ShapeError: a named blob is made by no input or data layer.
+    """
+    layers: list[LayerSpec] = []
+    left = dict(shapes)
+    for layer in spec.layers:
+        if layer.bottoms or not any(top in left for top in layer.tops):
+            layers.append(layer)
+            continue
+        for top in layer.tops:
+            shape = left.pop(top, None)
+            if shape is None and layer.type != "Input":
+                continue
+            record = Record("LayerParameter", name=top, type="Input", top=[top])
+            given = record.mutable("input_param").add("shape")
+            if shape is None:
+                index = layer.tops.index(top) if len(layer.record.input_param.shape) > 1 else 0
+                shape = tuple(layer.record.input_param.shape[index].dim)
+            given.dim = [int(d) for d in shape]
+            record.origin, record.line = layer.record.origin, layer.record.line
+            layers.append(layer_spec(record))
+    if left:
+        raise ShapeError(
+            f"{spec.source}: no input or data layer makes {', '.join(map(repr, left))}; "
+            f"inputs are {', '.join(t for x in spec.layers if not x.bottoms for t in x.tops)}."
+        )
+    return spec.with_layers(tuple(layers))
+
+
+def infer_shapes(graph: Graph, layers: list[Layer], inputs: Mapping[str, Shape]) -> list[Shape]:
+    """Shapes of all values, given other shapes for some input blobs.
+
+    Raises:
+        ShapeError: a layer's rule is broken.
+    """
+    shapes: list[Shape] = [()] * len(graph.values)
+    for node, layer in zip(graph.nodes, layers, strict=True):
+        made = layer.infer([shapes[v.index] for v in node.inputs])
+        for value, shape in zip(node.outputs, made, strict=True):
+            fed = inputs.get(value.blob) if layer.is_input else None
+            shapes[value.index] = tuple(int(d) for d in (shape if fed is None else fed))
+    return shapes
+
+
+def build(
+    spec: NetSpec,
+    generator: torch.Generator | None = None,
+    inputs: Mapping[str, Shape] | None = None,
+) -> Built:
+    """Make the layers of a net with filled blobs.
+
+    Args:
+        spec: the filtered net.
+        generator: source of the fillers' randomness; torch's global one when None.
+        inputs: shapes that replace those of Input layers.
+
+    Raises:
+        BridgeError: unknown layer types, broken wiring, shapes or sharing.
+    """
+    spec = with_automatic_tops(spec)
+    graph = wire(spec)
+    layers: list[Layer] = []
+    shapes: list[Shape] = [()] * len(graph.values)
+    for node in graph.nodes:
+        layer = layer_class(node.layer)(node.layer, spec.state.phase)
+        bottoms = [shapes[v.index] for v in node.inputs]
+        made = layer.infer(bottoms)
+        if len(made) != len(node.outputs):
+            layer.fail(f"makes {len(made)} tops but names {len(node.outputs)}.")
+        for value, shape in zip(node.outputs, made, strict=True):
+            fed = (inputs or {}).get(value.blob) if layer.is_input else None
+            shapes[value.index] = tuple(int(d) for d in (shape if fed is None else fed))
+        layer.setup(bottoms, generator)
+        layers.append(layer)
+    slots = share(spec.layers, [[tuple(b.shape) for b in layer.blobs] for layer in layers])
+    for slot in slots:
+        owner = slots[slot.owner]
+        if owner is not slot:
+            shared = layers[owner.layer].blobs[owner.index]
+            mine = layers[slot.layer].blobs[slot.index]
+            if shared.shape != mine.shape:
+                layers[slot.layer].fail(
+                    f"shares '{slot.name}' permissively between shapes "
+                    f"{tuple(shared.shape)} and {tuple(mine.shape)}; only equal shapes can be shared here."
+                )
+            layers[slot.layer].blobs[slot.index] = shared
+    return Built(spec, graph, layers, shapes, slots, _learnable(layers, slots, graph, shapes))
+
+
+def _learnable(
+    layers: list[Layer], slots: list[Slot], graph: Graph, shapes: list[Shape]
+) -> list[LearnableBlob]:
+    found = []
+    for number, slot in enumerate(slots):
+        if slot.owner != number:
+            continue
+        layer = layers[slot.layer]
+        bottoms = [shapes[v.index] for v in graph.nodes[slot.layer].inputs]
+        role = layer.blob_specs(bottoms)[slot.index].role
+        lr_mult = 1.0 if slot.lr_mult is None else slot.lr_mult
+        if role == "statistic":
+            lr_mult = 0.0
+        value = layer.blobs[slot.index]
+        value.requires_grad_(lr_mult != 0.0)
+        found.append(
+            LearnableBlob(
+                layer=layer.name,
+                index=slot.index,
+                name=slot.name,
+                value=value,
+                role=role,
+                group=int(getattr(layer, "group", 1)),
+                lr_mult=lr_mult,
+                decay_mult=1.0 if slot.decay_mult is None else slot.decay_mult,
+                force_mult=0.0 if slot.force_mult is None else slot.force_mult,
+            )
+        )
+    return found

@@ -1,0 +1,173 @@
+"""The whole-graph executor: a torch module that runs a Caffe net under autograd."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caffe_bridge.errors import BlobError
+from caffe_bridge.graph import NetSpec, Shape, load_net
+from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes
+from caffe_bridge.net.weights import copy_weights, save
+from caffe_bridge.schema import Record, Weights
+
+
+class Net(nn.Module):
+    """A Caffe net as one torch module.
+
+    Args:
+        net: prototxt path, NetParameter record, or a filtered spec.
+        phase: "TRAIN" or "TEST" (ignored for a spec).
+        weights: optional caffemodel to copy from.
+        seed: seed of the fillers; torch's global generator when None.
+        inputs: shapes that replace those of Input layers.
+
+    Raises:
+        BridgeError: the net cannot be read, built or filled.
+    """
+
+    def __init__(
+        self,
+        net: str | os.PathLike[str] | Record | NetSpec,
+        phase: str = "TEST",
+        weights: str | os.PathLike[str] | Weights | None = None,
+        seed: int | None = None,
+        inputs: Mapping[str, Shape] | None = None,
+        built: Built | None = None,
+    ) -> None:
+        super().__init__()
+        spec = net if isinstance(net, NetSpec) else load_net(net, phase)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.built = built or build(spec, generator, inputs)
+        self.layers = nn.ModuleList(self.built.layers)
+        self.missing = copy_weights(self.built, weights) if weights is not None else []
+        self.values: dict[str, Tensor] = {}
+
+    @property
+    def spec(self) -> NetSpec:
+        """The filtered net."""
+        return self.built.spec
+
+    @property
+    def learnable(self) -> list[LearnableBlob]:
+        """Learnable blobs that are nobody's copy, in Caffe's order."""
+        return self.built.learnable
+
+    @property
+    def inputs(self) -> dict[str, Shape]:
+        """Names and example shapes of the blobs that the caller feeds."""
+        return {
+            value.blob: self.built.shapes[value.index]
+            for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True)
+            if layer.is_input
+            for value in node.outputs
+        }
+
+    @property
+    def outputs(self) -> list[str]:
+        """Blobs that no layer reads, sorted as Caffe lists them."""
+        return [value.blob for value in self.built.graph.outputs]
+
+    def shapes_for(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shapes of all blobs for other input shapes.
+
+        Raises:
+            ShapeError: the net does not allow them.
+        """
+        shapes = infer_shapes(self.built.graph, self.built.layers, inputs)
+        return {blob: shapes[value.index] for blob, value in self.built.graph.blobs().items()}
+
+    def layer(self, name: str) -> Any:
+        """The first layer with that name.
+
+        Raises:
+            BlobError: no such layer.
+        """
+        for layer in self.built.layers:
+            if layer.name == name:
+                return layer
+        raise BlobError(f"{self.spec.source}: has no layer '{name}'.")
+
+    def loss_weights(self) -> list[tuple[int, float]]:
+        """Value index and loss weight of every top that counts towards the loss."""
+        found = []
+        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
+            given = node.layer.loss_weights
+            for position, value in enumerate(node.outputs):
+                default = 1.0 if layer.is_loss and position == 0 else 0.0
+                weight = given[position] if position < len(given) else default
+                if weight:
+                    found.append((value.index, weight))
+        return found
+
+    def run(self, feed: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """Compute every value of the graph, in the order of ``built.graph.values``.
+
+        Raises:
+            BlobError: an input was not fed.
+        """
+        feed = feed or {}
+        values: list[Tensor] = [torch.empty(0)] * len(self.built.graph.values)
+        device = next((b.value.device for b in self.learnable), torch.device("cpu"))
+        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
+            if layer.is_input:
+                for value in node.outputs:
+                    if value.blob not in feed:
+                        raise BlobError(
+                            f"{node.layer.label()}: input '{value.blob}' was not given; feed it."
+                        )
+                    values[value.index] = feed[value.blob]
+                continue
+            bottoms = [values[v.index] for v in node.inputs]
+            for position, wanted in enumerate(node.layer.propagate_down):
+                if not wanted and position < len(bottoms):
+                    bottoms[position] = bottoms[position].detach()
+            if layer.differentiable:
+                tops = layer.run(bottoms)
+            else:
+                with torch.no_grad():
+                    tops = layer.run(bottoms)
+            for value, top in zip(node.outputs, tops, strict=True):
+                values[value.index] = top if bottoms else top.to(device, non_blocking=True)
+        return values
+
+    def forward(
+        self, feed: Mapping[str, Tensor] | None = None, **more: Tensor
+    ) -> dict[str, Tensor]:
+        """Run the net; returns its outputs by blob name. All blobs are kept in ``self.values``."""
+        values = self.run({**(feed or {}), **more})
+        self.values = {b: values[v.index] for b, v in self.built.graph.blobs().items()}
+        return {name: self.values[name] for name in self.outputs}
+
+    def forward_backward(self, feed: Mapping[str, Tensor] | None = None) -> float:
+        """One forward and backward pass; gradients are added to ``grad`` of the learnable blobs.
+
+        Returns:
+            The total loss: every loss top times its weight.
+        """
+        values = self.run(feed)
+        self.values = {b: values[v.index].detach() for b, v in self.built.graph.blobs().items()}
+        weighted = [values[i].sum() * w for i, w in self.loss_weights()]
+        if not weighted:
+            return 0.0
+        loss = torch.stack(weighted).sum()
+        if loss.requires_grad:
+            loss.backward()
+        return float(loss.detach())
+
+    def load(self, weights: str | os.PathLike[str] | Weights) -> list[str]:
+        """Copy weights by layer name; returns the layers that found none.
+
+        Raises:
+            WeightError: blobs do not fit.
+        """
+        return copy_weights(self.built, weights)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the weights as caffemodel (or .h5)."""
+        return save(self.built, path)

@@ -1,0 +1,92 @@
+"""Copying stored weights into a net, and the net's weights into files (Caffe's copy rules)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from caffe_bridge.errors import WeightError
+from caffe_bridge.graph import net_record
+from caffe_bridge.net.build import Built
+from caffe_bridge.schema import StoredBlob, Weights, load_weights, save_weights
+
+
+def _copy(blob: StoredBlob, target: nn.Parameter) -> None:
+    data = target.detach()
+    if data.device.type == "cpu" and data.is_contiguous():
+        blob.read_into(data.numpy())
+    else:
+        data.copy_(torch.from_numpy(np.array(blob.array()).reshape(tuple(data.shape))))
+
+
+def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> list[str]:
+    """Copy weights by layer name; layers that the file lacks keep theirs.
+
+    Caffe source: Net::CopyTrainedLayersFrom. An unknown layer of the file is ignored; the number
+    of blobs must match; shapes must be equal, where old four-number shapes count from the end.
+
+    Returns:
+        Names of the net's layers with learnable blobs for which the file has none.
+
+    Raises:
+        WeightError: wrong number or shape of blobs; names layer, index and both shapes.
+        SchemaError: the file cannot be read.
+    """
+    found = weights if isinstance(weights, Weights) else load_weights(weights)
+    missing = []
+    done: set[str] = set()
+    for layer in built.layers:
+        if not len(layer.blobs):
+            continue
+        if layer.name not in found.blobs:
+            missing.append(layer.name)
+            continue
+        if layer.name in done:
+            continue
+        done.add(layer.name)
+        stored = found.blobs[layer.name]
+        stored = layer.adapt_blobs(stored)
+        if len(stored) != len(layer.blobs):
+            raise WeightError(
+                f"{layer.spec.label()}: {found.source} stores {len(stored)} blobs for it, the net "
+                f"has {len(layer.blobs)}; use the prototxt that belongs to these weights."
+            )
+        for index, (blob, target) in enumerate(zip(stored, layer.blobs, strict=True)):
+            if blob is None:
+                continue
+            shape = tuple(target.shape)
+            if not blob.fits(shape):
+                raise WeightError(
+                    f"{layer.spec.label()}: blob {index} of {found.source} has shape {blob.shape}, "
+                    f"the net wants {shape}; use the matching prototxt, or rename the layer to "
+                    "train it from its filler."
+                )
+            if blob.count != target.numel():
+                raise WeightError(
+                    f"{layer.spec.label()}: blob {index} of {found.source} has shape {blob.shape} "
+                    f"but holds {blob.count} values; the file carries no weights for it."
+                )
+            _copy(blob, target)
+    return missing
+
+
+def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarray | None]]:
+    """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``."""
+    result: dict[str, list[np.ndarray | None]] = {}
+    for number, slot in enumerate(built.slots):
+        layer = built.layers[slot.layer]
+        blobs = result.setdefault(layer.name, [])
+        own = slot.owner == number
+        value = layer.blobs[slot.index].detach().cpu().numpy()
+        blobs.append(value if own or shared else None)
+    return result
+
+
+def save(built: Built, path: str | os.PathLike[str]) -> Path:
+    """Write the net's weights: ``.caffemodel``, or HDF5 when the name ends in ``.h5``."""
+    hdf5 = os.fspath(path).endswith(".h5")
+    return save_weights(path, net_record(built.spec), stored_arrays(built, shared=not hdf5))

@@ -1,0 +1,105 @@
+"""``.caffemodel.h5`` and ``.solverstate.h5``: the layout of Caffe's HDF5 snapshots.
+
+Weights: ``/data/<layer>/<i>`` (and ``/diff/...``); a layer name with ``/`` makes nested groups.
+Solver state: ``/iter``, ``/current_step``, ``/learned_net``, ``/history/<i>``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from caffe_bridge.errors import SchemaError
+from caffe_bridge.files import atomic_path, require_file
+from caffe_bridge.schema.blob import StoredBlob
+
+
+def _open(path: str | os.PathLike[str], what: str) -> Any:
+    found = require_file(path, what)
+    try:
+        return h5py.File(found, "r")
+    except OSError as error:
+        raise SchemaError(
+            f"{found}: is no readable HDF5 file ({error}); it is damaged or of another kind."
+        ) from None
+
+
+def _layers(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in group.items():
+        if not isinstance(item, h5py.Group):
+            continue
+        full = f"{prefix}{name}"
+        if any(isinstance(child, h5py.Dataset) for child in item.values()):
+            yield full, item
+        yield from _layers(item, full + "/")
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, list[StoredBlob | None]]:
+    """Blobs of every layer of a ``.caffemodel.h5``.
+
+    A shared blob is stored at its owner only; it is ``None`` at its other users.
+
+    Raises:
+        SchemaError: not an HDF5 file, or without the ``data`` group.
+    """
+    with _open(path, "HDF5 weights") as file:
+        if "data" not in file:
+            raise SchemaError(f"{path}: has no group 'data'; it is not a .caffemodel.h5.")
+        result: dict[str, list[StoredBlob | None]] = {}
+        for name, group in _layers(file["data"]):
+            indices = [int(key) for key in group if key.isdigit()]
+            blobs: list[StoredBlob | None] = [None] * (max(indices, default=-1) + 1)
+            for index in indices:
+                values = group[str(index)][...]
+                blobs[index] = StoredBlob(tuple(values.shape), False, values)
+            result[name] = blobs
+        return result
+
+
+def write_weights(
+    path: str | os.PathLike[str], layers: list[tuple[str, list[np.ndarray | None]]]
+) -> Path:
+    """Write ``.caffemodel.h5``; ``None`` marks a blob stored at another layer (shared)."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        for name, blobs in layers:
+            group = data.require_group(name)
+            for index, values in enumerate(blobs):
+                if values is not None:
+                    group.create_dataset(str(index), data=values)
+    return Path(path)
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.ndarray]]:
+    """Iteration, current step, weights file and history of a ``.solverstate.h5``.
+
+    Raises:
+        SchemaError: not an HDF5 solver state.
+    """
+    with _open(path, "HDF5 solver state") as file:
+        if "iter" not in file or "history" not in file:
+            raise SchemaError(f"{path}: has no 'iter' and 'history'; it is not a .solverstate.h5.")
+        learned = file["learned_net"][()] if "learned_net" in file else b""
+        text = learned.decode() if isinstance(learned, bytes) else str(learned)
+        history = [file["history"][str(i)][...] for i in range(len(file["history"]))]
+        step = int(np.asarray(file["current_step"][()]).reshape(-1)[0])
+        return int(np.asarray(file["iter"][()]).reshape(-1)[0]), step, text, history
+
+
+def write_state(
+    path: str | os.PathLike[str], iteration: int, step: int, learned: str, history: list[np.ndarray]
+) -> Path:
+    """Write ``.solverstate.h5`` as Caffe does."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("iter", data=np.array([iteration], np.int32))
+        file.create_dataset("current_step", data=np.array([step], np.int32))
+        file.create_dataset("learned_net", data=np.bytes_(learned.encode()))
+        group = file.create_group("history")
+        for index, values in enumerate(history):
+            group.create_dataset(str(index), data=values)
+    return Path(path)

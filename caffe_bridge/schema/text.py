@@ -1,0 +1,322 @@
+"""Prototxt: protobuf's text format as Caffe users write it, read into records and written back.
+
+Accepted: ``name: value``, ``name { ... }``, ``name: { ... }``, ``name < ... >``, short lists
+``[1, 2]``, adjacent strings, ``#`` comments, ``,`` and ``;`` between fields. Fields that the
+schema does not know are kept with their literal text. Errors name file, line and column.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from caffe_bridge.errors import SchemaError, TextParseError
+from caffe_bridge.files import HDF5_MAGIC, atomic_write, refuse_impostor, require_file
+from caffe_bridge.schema.messages import FieldType, RecordType, record_type
+from caffe_bridge.schema.record import Record, Unknown
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n\f\v\ufeff]+|\#[^\n]*)
+      |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      |(?P<word>[A-Za-z_][A-Za-z0-9_.\-/]*|\[[A-Za-z_][\w.]*\.[\w.]*\])
+      |(?P<number>[+-]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?|inf|nan))
+      |(?P<minus>-)
+      |(?P<punct>[{}<>:,;\[\]])""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_BOOL = {"true": True, "t": True, "1": True, "True": True,
+         "false": False, "f": False, "0": False, "False": False}  # fmt: skip
+_OPEN = {"{": "}", "<": ">"}
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+
+
+def _unescape(literal: str) -> str:
+    def one(match: re.Match[str]) -> str:
+        code = match.group(1)
+        if code[0] == "x":
+            return chr(int(code[1:], 16))
+        if code[0] in "01234567":
+            return chr(int(code, 8))
+        return _ESCAPES.get(code, code)
+
+    return _ESCAPE.sub(one, literal[1:-1])
+
+
+class _Parser:
+    def __init__(self, text: str, source: str) -> None:
+        self.text, self.source = text, source
+        self.breaks = [i for i, char in enumerate(text) if char == "\n"]
+        self.tokens: list[_Token] = []
+        position = 0
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if match is None:
+                self._fail(position, f"unexpected character {text[position]!r}")
+            if match.lastgroup != "space":
+                self.tokens.append(_Token(match.lastgroup or "", match.group(), position))
+            position = match.end()
+        self.tokens.append(_Token("end", "", len(text.rstrip())))
+        self.next = 0
+
+    def _fail(self, position: int, reason: str) -> NoReturn:
+        line = bisect.bisect_left(self.breaks, position) + 1
+        begin = self.text.rfind("\n", 0, position) + 1
+        end = self.text.find("\n", position)
+        shown = self.text[begin : end if end >= 0 else None].strip()[:100]
+        raise TextParseError(
+            f"{self.source}:{line}:{position - begin + 1}: {reason}, in the line: {shown!r}"
+        )
+
+    def line(self, token: _Token) -> int:
+        return bisect.bisect_left(self.breaks, token.start) + 1
+
+    def peek(self) -> _Token:
+        return self.tokens[self.next]
+
+    def take(self) -> _Token:
+        token = self.tokens[self.next]
+        self.next += 1
+        return token
+
+    def accept(self, text: str) -> bool:
+        token = self.tokens[self.next]
+        if token.kind == "punct" and token.text == text:
+            self.next += 1
+            return True
+        return False
+
+    def message(self, kind: RecordType, close: str, opened: _Token | None) -> Record:
+        record = Record(kind)
+        record.origin = self.source
+        record.line = self.line(opened) if opened else 1
+        while True:
+            token = self.take()
+            if token.kind == "punct" and token.text == close:
+                return record
+            if token.kind == "end":
+                if close == "":
+                    return record
+                place = f"'{close}' that closes the block opened on line {record.line}"
+                self._fail(token.start, f"the file ends where {place} was expected")
+            if token.kind != "word":
+                self._fail(token.start, f"expected a field name, found {token.text!r}")
+            self._field(record, token)
+            while self.accept(",") or self.accept(";"):
+                pass
+
+    def _field(self, record: Record, name: _Token) -> None:
+        field = record.record_type.fields.get(name.text)
+        colon = self.accept(":")
+        token = self.peek()
+        if field is None:
+            record.unknown.append(self._unknown(name, colon))
+        elif field.message is not None:
+            if token.text not in _OPEN or token.kind != "punct":
+                if self.accept("["):
+                    self._message_list(record, field)
+                    return
+                self._fail(token.start, f"expected '{{' after '{name.text}', found {token.text!r}")
+            self.take()
+            self._store(record, field, self.message(field.message, _OPEN[token.text], name), name)
+        else:
+            if not colon:
+                self._fail(token.start, f"expected ':' after '{name.text}', found {token.text!r}")
+            if token.text == "[" and field.repeated:
+                self.take()
+                while not self.accept("]"):
+                    self._store(record, field, self._scalar(field), name)
+                    self.accept(",")
+            else:
+                self._store(record, field, self._scalar(field), name)
+
+    def _message_list(self, record: Record, field: FieldType) -> None:
+        assert field.message is not None
+        while not self.accept("]"):
+            opening = self.take()
+            if opening.text not in _OPEN:
+                self._fail(opening.start, f"expected '{{' in the list, found {opening.text!r}")
+            item = self.message(field.message, _OPEN[opening.text], opening)
+            self._store(record, field, item, opening)
+            self.accept(",")
+
+    def _store(self, record: Record, field: FieldType, value: Any, name: _Token) -> None:
+        if field.repeated:
+            record.append(field.name, value)
+        elif record.has(field.name):
+            self._fail(name.start, f"field '{field.name}' is given twice; remove one of them")
+        else:
+            setattr(record, field.name, value)
+
+    def _scalar(self, field: FieldType) -> Any:
+        token = self.take()
+        text = token.text
+        if token.kind == "minus":
+            token = self.take()
+            text = "-" + token.text
+        if field.kind in ("string", "bytes"):
+            if token.kind == "word" and field.kind == "string":
+                return text
+            if token.kind != "string":
+                self._fail(token.start, f"'{field.name}' wants a quoted string, found {text!r}")
+            parts = [_unescape(text)]
+            while self.peek().kind == "string":
+                parts.append(_unescape(self.take().text))
+            joined = "".join(parts)
+            return joined.encode("latin-1") if field.kind == "bytes" else joined
+        if field.kind == "enum":
+            return self._enum(field, token)
+        if field.kind == "bool":
+            if text in _BOOL:
+                return _BOOL[text]
+            self._fail(token.start, f"'{field.name}' wants true or false, found {text!r}")
+        try:
+            if field.kind in ("float", "double"):
+                return float(text.rstrip("fF") if text[-3:].lower() != "inf" else text)
+            return int(text, 0) if not re.fullmatch(r"[+-]?0\d+", text) else int(text, 8)
+        except ValueError:
+            wanted = "a number" if field.kind in ("float", "double") else "an integer"
+            self._fail(token.start, f"'{field.name}' wants {wanted}, found {text!r}")
+
+    def _enum(self, field: FieldType, token: _Token) -> str:
+        assert field.enum is not None
+        if token.kind == "number":
+            number = int(float(token.text))
+            return field.enum.names.get(number, str(number))
+        if token.kind == "string":
+            return _unescape(token.text)
+        if token.kind != "word":
+            self._fail(token.start, f"'{field.name}' wants a name, found {token.text!r}")
+        return token.text
+
+    def _unknown(self, name: _Token, colon: bool) -> Unknown:
+        line = self.line(name)
+        token = self.take()
+        if token.kind == "punct" and token.text in _OPEN:
+            return Unknown(name.text, self._unknown_body(_OPEN[token.text]), line)
+        if not colon:
+            self._fail(token.start, f"expected ':' or '{{' after '{name.text}'")
+        if token.kind == "punct" and token.text == "[":
+            parts = []
+            while not self.accept("]"):
+                parts.append(self.take().text)
+                if parts[-1] == "":
+                    self._fail(token.start, "the list that starts here is never closed")
+            return Unknown(name.text, f"[{' '.join(parts)}]", line)
+        literal = token.text
+        if token.kind == "minus":
+            literal += self.take().text
+        elif token.kind not in ("string", "word", "number"):
+            self._fail(token.start, f"expected a value for '{name.text}', found {literal!r}")
+        while token.kind == "string" and self.peek().kind == "string":
+            literal += " " + self.take().text
+        return Unknown(name.text, literal, line)
+
+    def _unknown_body(self, close: str) -> list[Unknown]:
+        fields = []
+        while not self.accept(close):
+            token = self.take()
+            if token.kind != "word":
+                self._fail(token.start, f"expected a field name or '{close}'")
+            fields.append(self._unknown(token, self.accept(":")))
+            while self.accept(",") or self.accept(";"):
+                pass
+        return fields
+
+
+def parse_text(text: str, message: str, source: str = "<text>") -> Record:
+    """Parse prototxt into a record of the given message ("NetParameter").
+
+    Raises:
+        TextParseError: broken grammar or a value of the wrong kind; file, line, column.
+    """
+    return _Parser(text, source).message(record_type(message), "", None)
+
+
+def read_text(path: str | os.PathLike[str], message: str) -> Record:
+    """Read a prototxt file.
+
+    Raises:
+        SchemaError: missing or not a text file.
+        TextParseError: see :func:`parse_text`.
+    """
+    found = require_file(path, "prototxt")
+    data = found.read_bytes()
+    refuse_impostor(found, data[:200], "prototxt")
+    if data.startswith(HDF5_MAGIC) or b"\0" in data[:4096]:
+        raise SchemaError(
+            f"{found}: is a binary file, expected prototxt text; did you swap prototxt and weights?"
+        )
+    return parse_text(data.decode("utf-8", "replace"), message, str(path))
+
+
+def _quote(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def format_float(value: float) -> str:
+    """Shortest text that reads back as the same float32: ``0.1``, ``1e-05``, ``2``."""
+    single = np.float32(value)
+    if not np.isfinite(single):
+        return "nan" if np.isnan(single) else ("inf" if single > 0 else "-inf")
+    return str(single).removesuffix(".0")
+
+
+def _scalar_text(field: FieldType, value: Any) -> str:
+    if field.kind == "string":
+        return _quote(value)
+    if field.kind == "bytes":
+        return '"' + "".join(f"\\{b:03o}" for b in value) + '"'
+    if field.kind == "bool":
+        return "true" if value else "false"
+    if field.kind in ("float", "double"):
+        return format_float(float(value))
+    return str(value)
+
+
+def _unknown_lines(fields: Iterable[Unknown], indent: str) -> Iterable[str]:
+    for item in fields:
+        if isinstance(item.value, str):
+            yield f"{indent}{item.name}: {item.value}"
+        else:
+            yield f"{indent}{item.name} {{"
+            yield from _unknown_lines(item.value, indent + "  ")
+            yield f"{indent}}}"
+
+
+def _lines(record: Record, indent: str) -> Iterable[str]:
+    for field, value in record.items():
+        many = field.repeated
+        for item in value if many else [value]:
+            if isinstance(item, Record):
+                yield f"{indent}{field.name} {{"
+                yield from _lines(item, indent + "  ")
+                yield f"{indent}}}"
+            else:
+                yield f"{indent}{field.name}: {_scalar_text(field, item)}"
+    yield from _unknown_lines(record.unknown, indent)
+
+
+def format_text(record: Record) -> str:
+    """The record as prototxt, fields in the order they were given."""
+    return "\n".join(_lines(record, "")) + "\n"
+
+
+def write_text(record: Record, path: str | os.PathLike[str]) -> Path:
+    """Write the record as a prototxt file, whole or not at all."""
+    with atomic_write(path) as stream:
+        stream.write(format_text(record).encode("utf-8"))
+    return Path(path)

@@ -1,0 +1,75 @@
+"""Trained weights by layer name, whatever file they stand in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from caffe_bridge.schema import hdf5
+from caffe_bridge.schema.binary import is_hdf5, read_binary, write_binary
+from caffe_bridge.schema.blob import StoredBlob, make_blob, stored_blob
+from caffe_bridge.schema.record import Record
+from caffe_bridge.schema.upgrade import upgrade_net
+
+
+@dataclass
+class Weights:
+    """Stored blobs by layer name (first layer of a name wins, as in Caffe).
+
+    A blob is ``None`` when an HDF5 file stores it at another layer (shared parameters).
+    ``types`` holds the layer types where the file tells them.
+    """
+
+    source: str
+    blobs: dict[str, list[StoredBlob | None]]
+    types: dict[str, str] = field(default_factory=dict)
+
+
+def load_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read a caffemodel of any age, or a .caffemodel.h5, told apart by content.
+
+    Binary weights are not copied: they stay in the memory-mapped file until used.
+
+    Raises:
+        SchemaError: the file is missing, truncated, or something else.
+    """
+    if Path(path).is_file() and is_hdf5(path):
+        return Weights(str(path), hdf5.read_weights(path))
+    net = upgrade_net(read_binary(path, "NetParameter"))
+    result = Weights(str(path), {})
+    for layer in net.layer:
+        if layer.name in result.blobs:
+            continue
+        result.types[layer.name] = layer.type
+        blobs = []
+        for blob in layer.blobs:
+            blob.origin = str(path)
+            blobs.append(stored_blob(blob))
+        result.blobs[layer.name] = list(blobs)
+    return result
+
+
+def save_weights(
+    path: str | os.PathLike[str], net: Record, blobs: dict[str, list[np.ndarray | None]]
+) -> Path:
+    """Write a caffemodel (or .caffemodel.h5 when the name ends in ``.h5``), whole or not at all.
+
+    Args:
+        path: target file.
+        net: the NetParameter whose layers are stored beside their blobs, in order.
+        blobs: arrays by layer name; ``None`` marks a shared blob stored at its owner (HDF5 only).
+    """
+    if os.fspath(path).endswith(".h5"):
+        layers = [(layer.name, blobs.get(layer.name, [])) for layer in net.layer]
+        return hdf5.write_weights(path, layers)
+    stored = Record("NetParameter")
+    if net.has("name"):
+        stored.name = net.name
+    for layer in net.layer:
+        copy = layer.copy()
+        copy.blobs = [make_blob(b) for b in blobs.get(layer.name, []) if b is not None]
+        stored.append("layer", copy)
+    return write_binary(stored, path)
