@@ -75,7 +75,8 @@ def _check_shape(
     if not equal:
         raise ShapeError(
             f"{layers[slot.layer].label()}: shares '{slot.name}' with "
-            f"{layers[owner.layer].label()}, but their blobs have shapes {mine} and {theirs}; make them equal"
+            f"{layers[owner.layer].label()}, but their blobs have shapes {mine} and {theirs}; "
+            f"make them equal"
             f"{'' if param.permissive else ' or use share_mode: PERMISSIVE'}."
         )
 

@@ -153,7 +153,8 @@ def build(
             if shared.shape != mine.shape:
                 layers[slot.layer].fail(
                     f"shares '{slot.name}' permissively between shapes "
-                    f"{tuple(shared.shape)} and {tuple(mine.shape)}; only equal shapes can be shared here."
+                    f"{tuple(shared.shape)} and {tuple(mine.shape)}; only equal shapes can "
+                    "be shared here."
                 )
             layers[slot.layer].blobs[slot.index] = shared
     return Built(spec, graph, layers, shapes, slots, _learnable(layers, slots, graph, shapes))
