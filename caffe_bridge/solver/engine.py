@@ -92,6 +92,7 @@ class Solver:
         self.step_index = 0
         self.force_decay = float(solver.force_decay)
         self.stop_requested = False
+        self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
         self.on_gradients: list[Callable[[Solver], None]] = []
         self.callbacks: list[Callable[[Solver], None]] = []
@@ -140,7 +141,9 @@ class Solver:
             self.iteration += 1
             for callback in self.callbacks:
                 callback(self)
-            if self.param.snapshot and self.iteration % self.param.snapshot == 0:
+            every = int(self.param.snapshot)
+            if (every and self.iteration % every == 0) or self.snapshot_requested:
+                self.snapshot_requested = False
                 self.snapshot()
 
     def solve(self) -> None:
