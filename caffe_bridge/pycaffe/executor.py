@@ -90,7 +90,7 @@ class Executor:
         loss = 0.0
         for index in range(start, end + 1):
             node, layer = self.built.graph.nodes[index], self.built.layers[index]
-            if layer.is_input:
+            if layer.is_input and not layer.has_source:
                 continue
             leaves = []
             for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
