@@ -99,6 +99,7 @@ class Solver:
         self.loss = 0.0
         self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
         self.test_results: list[dict[str, float]] = []
+        self.test_iteration = -1
         blobs = self.net.learnable
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
@@ -255,6 +256,7 @@ class Solver:
         Returns:
             For each test net the mean of every output; vectors give ``name[i]``.
         """
+        self.test_iteration = self.iteration
         self.test_results = [self._test(index) for index in range(len(self.test_nets))]
         return self.test_results
 
