@@ -3,7 +3,7 @@
 Every measurement runs in a fresh process, the two ways in turn:
 
 * peer: ``NetParameter().ParseFromString(open(file).read())`` of an ordinary schema (``repeated
-  float data``) and ``numpy.array(blob.data)`` for every blob - what Python readers of caffemodels do;
+  float data``) and ``numpy.array(blob.data)`` for every blob, as Python readers do;
 * ours: ``Net.load``; the net is built before without running fillers, and its memory counts.
 
 Memory is the peak of the process minus what it used after its imports. The exit status is 1 if a

@@ -53,6 +53,18 @@ class Built:
     slots: list[Slot]
     learnable: list[LearnableBlob]
 
+    def loss_weights(self) -> dict[int, float]:
+        """Loss weight by value index, for every top that counts towards the loss."""
+        found = {}
+        for node, layer in zip(self.graph.nodes, self.layers, strict=True):
+            given = node.layer.loss_weights
+            for position, value in enumerate(node.outputs):
+                default = 1.0 if layer.is_loss and position == 0 else 0.0
+                weight = given[position] if position < len(given) else default
+                if weight:
+                    found[value.index] = weight
+        return found
+
 
 def with_automatic_tops(spec: NetSpec) -> NetSpec:
     """Add anonymous tops to layers that need more than they name (losses without a top)."""

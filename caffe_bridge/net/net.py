@@ -97,18 +97,6 @@ class Net(nn.Module):
                 return layer
         raise BlobError(f"{self.spec.source}: has no layer '{name}'.")
 
-    def loss_weights(self) -> list[tuple[int, float]]:
-        """Value index and loss weight of every top that counts towards the loss."""
-        found = []
-        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
-            given = node.layer.loss_weights
-            for position, value in enumerate(node.outputs):
-                default = 1.0 if layer.is_loss and position == 0 else 0.0
-                weight = given[position] if position < len(given) else default
-                if weight:
-                    found.append((value.index, weight))
-        return found
-
     def run(self, feed: Mapping[str, Tensor] | None = None) -> list[Tensor]:
         """Compute every value of the graph, in the order of ``built.graph.values``.
 
@@ -156,13 +144,24 @@ class Net(nn.Module):
         """
         values = self.run(feed)
         self.values = {b: values[v.index].detach() for b, v in self.built.graph.blobs().items()}
-        weighted = [values[i].sum() * w for i, w in self.loss_weights()]
+        weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]
         if not weighted:
             return 0.0
         loss = torch.stack(weighted).sum()
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
+
+    @torch.no_grad()
+    def evaluate(self, feed: Mapping[str, Tensor] | None = None) -> float:
+        """A forward pass without gradients; returns the total loss."""
+        values = self.run(feed)
+        self.values = {b: values[v.index] for b, v in self.built.graph.blobs().items()}
+        return float(sum(float(values[i].sum()) * w for i, w in self.built.loss_weights().items()))
+
+    def fetch(self, blob: str) -> Tensor:
+        """A blob's values after the last pass."""
+        return self.values[blob]
 
     def load(self, weights: str | os.PathLike[str] | Weights) -> list[str]:
         """Copy weights by layer name; returns the layers that found none.

@@ -104,6 +104,33 @@ def _copy_all(
     return missing, copied
 
 
+def share_weights(built: Built, owner: Built) -> None:
+    """Let a net use another's learnable blobs for layers of the same name (test nets).
+
+    Caffe source: Net::ShareTrainedLayersWith.
+
+    Raises:
+        WeightError: a layer of the same name has other blobs.
+    """
+    by_name = {layer.name: layer for layer in reversed(owner.layers)}
+    for layer in built.layers:
+        source = by_name.get(layer.name)
+        if source is None or not len(layer.blobs):
+            continue
+        mine = [tuple(blob.shape) for blob in layer.blobs]
+        theirs = [tuple(blob.shape) for blob in source.blobs]
+        if mine != theirs:
+            raise WeightError(
+                f"{layer.spec.label()}: has blobs {mine} in the test net but {theirs} in the "
+                "training net; rename one of the two layers."
+            )
+        for index, blob in enumerate(source.blobs):
+            layer.blobs[index] = blob
+    for entry in built.learnable:
+        if entry.layer in by_name:
+            entry.value = by_name[entry.layer].blobs[entry.index]
+
+
 def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarray | None]]:
     """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``."""
     result: dict[str, list[np.ndarray | None]] = {}

@@ -1,0 +1,199 @@
+"""From a net to an ONNX model: our own emission, node by node, under Caffe's names.
+
+Blob names are value names, layer names are node names, learnable blobs are initializers. A blob
+that layers overwrite in place belongs to its last value; earlier ones are called ``blob@layer``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from caffe_bridge import __version__
+from caffe_bridge.errors import BridgeError, ExportError, ShapeError
+from caffe_bridge.files import atomic_write
+from caffe_bridge.graph import Shape
+from caffe_bridge.net import Net, infer_shapes
+from caffe_bridge.onnx_export.emitter import Dim, GraphEmitter
+
+DEFAULT_OPSET = 17
+OLDEST_OPSET = 13
+_SIZE_LIMIT = 2**31 - 1
+
+
+def newest_opset() -> int:
+    """The newest operator set that the installed onnx knows."""
+    return int(onnx.defs.onnx_opset_version())
+
+
+def batch_of(net: Net) -> int | None:
+    """The common first axis of all entries of the net, or None when they have none."""
+    graph, shapes = net.built.graph, net.built.shapes
+    firsts = {
+        shapes[value.index][0] if shapes[value.index] else None
+        for node in graph.nodes
+        if not node.inputs and not len(net.built.layers[node.index].blobs)
+        for value in node.outputs
+    }
+    return firsts.pop() if len(firsts) == 1 else None
+
+
+def _dims(net: Net, dynamic: bool) -> tuple[dict[str, tuple[Dim, ...]], int, bool]:
+    """Symbolic shape of each value, the example batch, and whether the batch is free."""
+    graph, shapes = net.built.graph, net.built.shapes
+    static: dict[str, tuple[Dim, ...]] = {v.name: shapes[v.index] for v in graph.values}
+    batch = batch_of(net)
+    if not dynamic or batch is None or set(net.inputs) != _entries(net):
+        return static, batch or 0, False
+    other = batch + 1
+    doubled: dict[str, Shape] = {name: (other, *shape[1:]) for name, shape in net.inputs.items()}
+    try:
+        moved = infer_shapes(graph, net.built.layers, doubled)
+    except ShapeError:
+        return static, batch, False
+    symbolic: dict[str, tuple[Dim, ...]] = {}
+    for value in graph.values:
+        dims: list[Dim] = []
+        for small, large in zip(shapes[value.index], moved[value.index], strict=True):
+            if small == large:
+                dims.append(small)
+            elif small == batch and large == other:
+                dims.append("N")
+            elif small % batch == 0 and large == small // batch * other:
+                dims.append(f"N*{small // batch}")
+            else:
+                return static, batch, False
+        symbolic[value.name] = tuple(dims)
+    return symbolic, batch, True
+
+
+def _entries(net: Net) -> set[str]:
+    return {
+        value.blob
+        for node, layer in zip(net.built.graph.nodes, net.built.layers, strict=True)
+        if not node.inputs and not len(layer.blobs)
+        for value in node.outputs
+    }
+
+
+def _check_opset(opset: int) -> None:
+    if not OLDEST_OPSET <= opset <= newest_opset():
+        raise ExportError(
+            f"opset {opset} is not supported; use {OLDEST_OPSET} to {newest_opset()} "
+            f"(the newest that the installed onnx {onnx.__version__} knows)."
+        )
+
+
+def export(
+    net: Net,
+    opset: int = DEFAULT_OPSET,
+    dynamic_batch: bool = True,
+    outputs: Sequence[str] | None = None,
+    every_blob: bool = False,
+) -> onnx.ModelProto:
+    """State a net in ONNX.
+
+    Args:
+        net: a net in the TEST phase, with its weights.
+        opset: operator set, 13 to the newest.
+        dynamic_batch: leave the first axis of the inputs free where the net allows it.
+        outputs: blobs to give out; by default those that no layer reads.
+        every_blob: give out all values (for verification).
+
+    Returns:
+        A model that passed ``onnx.checker``'s full check with strict shape inference.
+
+    Raises:
+        ExportError: a layer that standard ONNX cannot state, a wrong opset or output name.
+    """
+    _check_opset(opset)
+    graph, shapes = net.built.graph, net.built.shapes
+    blobs = graph.blobs()
+    wanted = list(outputs or net.outputs)
+    for name in wanted:
+        if name not in blobs:
+            raise ExportError(
+                f"{net.spec.source}: has no blob '{name}'; blobs are {', '.join(blobs)}."
+            )
+    dims, batch, free = _dims(net, dynamic_batch)
+    emitter = GraphEmitter(
+        opset, {v.name: shapes[v.index] for v in graph.values}, dims, batch, set(wanted)
+    )
+    inputs: list[str] = []
+    prefixes: dict[str, int] = {}
+    for node, layer in zip(graph.nodes, net.built.layers, strict=True):
+        count = prefixes.get(layer.name, 0)
+        prefixes[layer.name] = count + 1
+        emitter.begin(layer, layer.name if not count else f"{layer.name}#{count}")
+        layer.emit(emitter, [v.name for v in node.inputs], [v.name for v in node.outputs])
+        emitter.finish()
+        inputs += [v.name for v in node.outputs if v.name not in emitter.defined]
+    made = [v.name for v in graph.values if v.name in emitter.defined and v.name not in inputs]
+    exposed = wanted + [
+        name for name in made if every_blob and name not in wanted and emitter.resolve(name) == name
+    ]
+    read = {name for node in emitter.nodes for name in node.input}
+    inputs = [name for name in inputs if name in read]
+    model = helper.make_model(
+        helper.make_graph(
+            emitter.nodes,
+            net.spec.name or "net",
+            [emitter.value_info(name) for name in inputs],
+            [emitter.value_info(name) for name in exposed],
+            list(emitter.initializers.values()),
+            value_info=[emitter.value_info(n) for n in made if n not in exposed
+                        and emitter.resolve(n) == n],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        producer_name="caffe_bridge",
+        producer_version=__version__,
+    )  # fmt: skip
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    helper.set_model_props(
+        model,
+        {
+            "caffe_layers": json.dumps(emitter.node_layers),
+            "caffe_net": net.spec.name,
+            "dynamic_batch": json.dumps(free),
+        },
+    )
+    _check(model, net)
+    return model
+
+
+def _check(model: onnx.ModelProto, net: Net) -> None:
+    if model.ByteSize() > _SIZE_LIMIT:
+        raise ExportError(
+            f"{net.spec.source}: the model takes {model.ByteSize()} bytes, more than the 2 GB that "
+            "one ONNX file can hold."
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{net.spec.source}: onnx refuses the exported model: {str(error).strip()[:400]}"
+        ) from error
+
+
+def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Path:
+    """Write the model, whole or not at all."""
+    with atomic_write(path) as stream:
+        stream.write(model.SerializeToString())
+    return Path(path)
+
+
+def convert(net: Net, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET) -> Path:
+    """Export and write in one step.
+
+    Raises:
+        BridgeError: see :func:`export`; nothing is written then.
+    """
+    if not Path(path).parent.is_dir():
+        raise BridgeError(f"{Path(path).parent}: no such folder; make it first.")
+    return save(export(net, opset), path)
