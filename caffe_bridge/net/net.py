@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from caffe_bridge.errors import BlobError
 from caffe_bridge.graph import NetSpec, Shape, load_net
 from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes
-from caffe_bridge.net.weights import copy_weights, save
+from caffe_bridge.net.weights import copy_weights, load_or_fill, save
 from caffe_bridge.schema import Record, Weights
 
 
@@ -23,7 +23,7 @@ class Net(nn.Module):
     Args:
         net: prototxt path, NetParameter record, or a filtered spec.
         phase: "TRAIN" or "TEST" (ignored for a spec).
-        weights: optional caffemodel to copy from.
+        weights: optional caffemodel to copy from; fillers run only for blobs that it lacks.
         seed: seed of the fillers; torch's global generator when None.
         inputs: shapes that replace those of Input layers.
 
@@ -43,9 +43,13 @@ class Net(nn.Module):
         super().__init__()
         spec = net if isinstance(net, NetSpec) else load_net(net, phase)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self.built = built or build(spec, generator, inputs)
+        self.built = built or build(spec, generator, inputs, fill=weights is None)
         self.layers = nn.ModuleList(self.built.layers)
-        self.missing = copy_weights(self.built, weights) if weights is not None else []
+        self.missing: list[str] = []
+        if weights is not None and built is None:
+            self.missing = load_or_fill(self.built, weights, generator)
+        elif weights is not None:
+            self.missing = copy_weights(self.built, weights)
         self.values: dict[str, Tensor] = {}
 
     @property

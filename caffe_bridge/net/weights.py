@@ -36,8 +36,37 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
         WeightError: wrong number or shape of blobs; names layer, index and both shapes.
         SchemaError: the file cannot be read.
     """
+    return _copy_all(built, weights)[0]
+
+
+def load_or_fill(
+    built: Built,
+    weights: Weights | str | os.PathLike[str],
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """As :func:`copy_weights` for a net whose fillers have not run: they fill what is not copied.
+
+    Raises:
+        WeightError: see :func:`copy_weights`.
+        SchemaError: the file cannot be read.
+    """
+    missing, copied = _copy_all(built, weights)
+    for number, slot in enumerate(built.slots):
+        layer = built.layers[slot.layer]
+        value = layer.blobs[slot.index]
+        if slot.owner == number and id(value) not in copied:
+            bottoms = [built.shapes[v.index] for v in built.graph.nodes[slot.layer].inputs]
+            layer.fill_blob(layer.blob_specs(bottoms)[slot.index], value, generator)
+    return missing
+
+
+def _copy_all(
+    built: Built, weights: Weights | str | os.PathLike[str]
+) -> tuple[list[str], set[int]]:
+    """Copy; returns the layers without stored blobs and the ids of the parameters written."""
     found = weights if isinstance(weights, Weights) else load_weights(weights)
     missing = []
+    copied: set[int] = set()
     done: set[str] = set()
     owned = {(s.layer, s.index) for number, s in enumerate(built.slots) if s.owner == number}
     for position, layer in enumerate(built.layers):
@@ -79,7 +108,8 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
                     f"but holds {blob.count} values; the file carries no weights for it."
                 )
             _copy(blob, target)
-    return missing
+            copied.add(id(target))
+    return missing, copied
 
 
 def share_weights(built: Built, owner: Built) -> None:

@@ -9,7 +9,7 @@ at protobuf.dev/programming-guides/encoding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,17 +95,26 @@ def _take(data: memoryview, wire: int, at: int, end: int) -> tuple[int, int]:
     return at, at + size
 
 
-def _decode(kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkReader) -> Record:
-    record = Record(kind)
-    runs: dict[str, list[Any]] = {}
+def walk(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Every field of a message of any kind: number, wire type, begin and end of its value.
+
+    Raises:
+        WireError: the bytes are no message.
+    """
     while at < end:
         start = at
         tag, at = _varint(data, at, end)
         number, wire = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
             raise WireError(f"field number {number} at byte {start}")
-        begin, stop = _take(data, wire, at, end)
-        at = stop
+        begin, at = _take(data, wire, at, end)
+        yield number, wire, begin, at
+
+
+def _decode(kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkReader) -> Record:
+    record = Record(kind)
+    runs: dict[str, list[Any]] = {}
+    for number, wire, begin, stop in walk(data, at, end):
         field = kind.by_number.get(number)
         expected = _WIRE.get(field.kind, VARINT) if field else None
         if field is None or (wire != expected and not (wire == LEN and field.repeated)):
