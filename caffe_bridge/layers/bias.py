@@ -71,9 +71,10 @@ class Spread(Layer):
     def emit_bottom(self, e: Emitter, value: str, shapes: Sequence[Shape]) -> str:
         """The second bottom, shaped to broadcast."""
         axis, shape = self.covered(shapes)
-        first = len(shape)
-        rest = np.arange(first, len(shapes[0]) - axis, dtype=np.int64)
-        return e.op("Unsqueeze", [value, e.constant(rest, "axes")])[0] if len(rest) else value
+        rest = np.arange(len(shape), len(shapes[0]) - axis, dtype=np.int64)
+        if not shape or not len(rest):
+            return value
+        return e.op("Unsqueeze", [value, e.constant(rest, "axes")])[0]
 
 
 @register("Bias")

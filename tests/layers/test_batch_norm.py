@@ -56,15 +56,13 @@ def test_zero_weight_counts_as_zero_statistics() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 2), (5, 3), (2, 3, 2, 2, 2)])
 def test_batch_statistics_in_test_phase(shape: tuple[int, ...]) -> None:
-    net = check_layer(
+    check_layer(
         'type: "BatchNorm" batch_norm_param { use_global_stats: false }',
         [shape],
         [shape],
         lambda x, *_: normalise(x),
         blobs=STORED,
-        onnx=shape != (5, 3),
     )
-    assert float(net.layer("l").blobs[2].detach()) > 4
 
 
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])

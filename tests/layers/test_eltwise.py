@@ -42,7 +42,7 @@ def test_coefficients(factors: tuple[float, ...]) -> None:
 def gradients(operation: str, *values: list[float]) -> list[list[float]]:
     shapes = [(1, len(v)) for v in values]
     net = Net(parse_net(net_text(eltwise(f"operation: {operation}"), shapes, 1)))
-    leaves = [torch.tensor([v], requires_grad=True) for v in values]
+    leaves = [torch.tensor([v], dtype=torch.float, requires_grad=True) for v in values]
     net.layer("l")(*leaves).sum().backward()
     return [leaf.grad[0].tolist() for leaf in leaves]
 
