@@ -78,7 +78,8 @@ def difference(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
         return float("inf"), float("inf")
     if want.size == 0:
         return 0.0, 0.0
-    gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        gap = np.asarray(np.abs(got.astype(np.float64) - want.astype(np.float64)))
     gap[(got == want) | (np.isnan(got) & np.isnan(want))] = 0.0
     worst = float(gap.max()) if np.isfinite(gap).all() else float("inf")
     finite = np.abs(want[np.isfinite(want)]).max(initial=0.0)
@@ -170,7 +171,7 @@ def verify(
     for batch in sizes:
         given = dict(feed) if feed is not None else random_feed(net, batch if free else None, seed)
         values = net.run(given)
-        arrays = {name: np.ascontiguousarray(given[name].numpy()) for name in needed}
+        arrays = {name: np.asarray(given[name].numpy(), order="C") for name in needed}
         results = dict(zip(names, loaded.run(names, arrays), strict=True))
         for name, index in value_names.items():
             if name in results:
