@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 
@@ -137,14 +137,16 @@ class SymmetricRectify(Layer):
         filler = self.p.filler if self.p.has("filler") else None
         return [BlobSpec(() if self.p.channel_shared else (shapes[0][1],), filler)]
 
-    def setup(self, shapes: Sequence[Shape], generator: torch.Generator | None = None) -> None:
+    def fill_blob(
+        self, blob: BlobSpec, value: nn.Parameter, generator: torch.Generator | None = None
+    ) -> None:
         """Fill the thresholds.
 
         Raises:
             ShapeError: the filler made a negative one.
         """
-        super().setup(shapes, generator)
-        if bool((self.blobs[0] < 0).any()):
+        super().fill_blob(blob, value, generator)
+        if bool((value < 0).any()):
             self.fail("its filler makes negative thresholds; use one that gives 0 or more.")
 
     def forward(self, x: Tensor) -> Tensor:
