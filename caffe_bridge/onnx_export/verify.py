@@ -162,12 +162,15 @@ def verify(
     needed = [item.name for item in loaded.get_inputs()]
     free = all(isinstance(item.shape[0], str) for item in loaded.get_inputs() if item.shape)
     own = next((shape[0] for shape in net.inputs.values() if shape), 1)
-    sizes = batches_of(net, batches if free else (own,)) if feed is None else (0,)
+    sizes: tuple[int, ...] = (0,)
+    if feed is None:
+        sizes = batches_of(net, batches) if free else (own,)
     value_names = {value.name: value.index for value in net.built.graph.values}
     outputs = set(net.outputs)
     found = []
     for batch in sizes:
-        given = dict(feed) if feed is not None else random_feed(net, batch, seed)
+        given = dict(feed) if feed is not None else random_feed(net, batch if free else None, seed)
+        net.reset_state()
         values = net.run(given)
         arrays = {name: np.asarray(given[name].numpy(), order="C") for name in needed}
         results = dict(zip(names, loaded.run(names, arrays), strict=True))
