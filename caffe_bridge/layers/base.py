@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from caffe_bridge.errors import ExportError, ShapeError
 from caffe_bridge.graph import LayerSpec, Shape
-from caffe_bridge.layers.fillers import fill
+from caffe_bridge.layers.fillers import fill, zeros
 from caffe_bridge.schema import Record, StoredBlob
 
 
@@ -112,6 +112,7 @@ class Layer(nn.Module):
         param_field: the parameter message that arrives as ``self.p`` (Caffe's defaults, ``has``).
         is_loss: the first top has loss_weight 1 unless stated.
         is_input: the tops are fed by the caller or a data source, not computed.
+        has_source: an input whose forward pass reads a batch when the caller feeds none.
         auto_tops: anonymous tops are added up to ``tops.least`` (losses without a top).
         differentiable: False when no gradient flows through (Accuracy, ArgMax).
         no_gradient_bottoms: indices of bottoms that get no gradient (labels).
@@ -124,6 +125,7 @@ class Layer(nn.Module):
     param_field: ClassVar[str] = ""
     is_loss: ClassVar[bool] = False
     is_input: ClassVar[bool] = False
+    has_source: ClassVar[bool] = False
     auto_tops: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     no_gradient_bottoms: ClassVar[tuple[int, ...]] = ()
@@ -184,13 +186,25 @@ class Layer(nn.Module):
         """Learnable blobs for these bottom shapes."""
         return []
 
-    def setup(self, shapes: Sequence[Shape], generator: torch.Generator | None = None) -> None:
-        """Create and fill the learnable blobs."""
-        for blob in self.blob_specs(shapes):
-            tensor = torch.zeros(blob.shape)
-            if blob.filler is not None:
-                fill(tensor, blob.filler, generator, self.spec.label())
-            self.blobs.append(nn.Parameter(tensor))
+    def setup(
+        self,
+        shapes: Sequence[Shape],
+        generator: torch.Generator | None = None,
+        fill_blobs: bool = True,
+    ) -> None:
+        """Create the learnable blobs; fill them unless their values come from elsewhere."""
+        specs = self.blob_specs(shapes)
+        self.blobs.extend(nn.Parameter(zeros(blob.shape)) for blob in specs)
+        if fill_blobs:
+            for blob, value in zip(specs, self.blobs, strict=True):
+                self.fill_blob(blob, value, generator)
+
+    def fill_blob(
+        self, blob: BlobSpec, value: nn.Parameter, generator: torch.Generator | None = None
+    ) -> None:
+        """Give a blob its filler's values; one without filler stays zero."""
+        if blob.filler is not None:
+            fill(value.detach(), blob.filler, generator, self.spec.label())
 
     def reset_state(self) -> None:
         """Forget what earlier forward passes left behind; only recurrent layers keep anything."""

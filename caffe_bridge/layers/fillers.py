@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,22 @@ from caffe_bridge.errors import ShapeError
 from caffe_bridge.schema import Record
 
 Filler = Callable[[Tensor, Record, torch.Generator | None], None]
+_ALIGN = 64  # bytes, torch's own alignment
+_LARGE = 1 << 22  # bytes from which numpy asks the system for huge pages
+
+
+def zeros(shape: tuple[int, ...]) -> Tensor:
+    """A zero tensor whose memory is not touched before it is written.
+
+    Large ones live in numpy's memory: the system clears it page by page when it is first used,
+    and numpy asks for huge pages, which makes that first use several times cheaper.
+    """
+    count = math.prod(shape)
+    if torch.get_default_dtype() != torch.float32 or count * 4 < _LARGE:
+        return torch.zeros(shape)
+    raw = np.zeros(count + _ALIGN // 4, np.float32)
+    skip = -raw.ctypes.data % _ALIGN // 4
+    return torch.from_numpy(raw[skip : skip + count].reshape(shape))
 
 
 def _fan(tensor: Tensor, filler: Record) -> float:

@@ -2,9 +2,15 @@
 
 from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes, with_inputs
 from caffe_bridge.net.net import Net
-from caffe_bridge.net.weights import copy_weights, save, stored_arrays
+from caffe_bridge.net.weights import (
+    copy_weights,
+    load_or_fill,
+    save,
+    share_weights,
+    stored_arrays,
+)
 
 __all__ = [
-    "Built", "LearnableBlob", "Net", "build", "copy_weights", "infer_shapes", "save",
-    "stored_arrays", "with_inputs",
+    "Built", "LearnableBlob", "Net", "build", "copy_weights", "infer_shapes", "load_or_fill",
+    "save", "share_weights", "stored_arrays", "with_inputs",
 ]  # fmt: skip

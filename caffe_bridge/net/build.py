@@ -53,6 +53,18 @@ class Built:
     slots: list[Slot]
     learnable: list[LearnableBlob]
 
+    def loss_weights(self) -> dict[int, float]:
+        """Loss weight by value index, for every top that counts towards the loss."""
+        found = {}
+        for node, layer in zip(self.graph.nodes, self.layers, strict=True):
+            given = node.layer.loss_weights
+            for position, value in enumerate(node.outputs):
+                default = 1.0 if layer.is_loss and position == 0 else 0.0
+                weight = given[position] if position < len(given) else default
+                if weight:
+                    found[value.index] = weight
+        return found
+
 
 def with_automatic_tops(spec: NetSpec) -> NetSpec:
     """Add anonymous tops to layers that need more than they name (losses without a top)."""
@@ -118,13 +130,15 @@ def build(
     spec: NetSpec,
     generator: torch.Generator | None = None,
     inputs: Mapping[str, Shape] | None = None,
+    fill: bool = True,
 ) -> Built:
-    """Make the layers of a net with filled blobs.
+    """Make the layers of a net with their learnable blobs.
 
     Args:
         spec: the filtered net.
         generator: source of the fillers' randomness; torch's global one when None.
         inputs: shapes that replace those of Input layers.
+        fill: whether the fillers run; without, blobs are zero until weights are loaded.
 
     Raises:
         BridgeError: unknown layer types, broken wiring, shapes or sharing.
@@ -142,7 +156,7 @@ def build(
         for value, shape in zip(node.outputs, made, strict=True):
             fed = (inputs or {}).get(value.blob) if layer.is_input else None
             shapes[value.index] = tuple(int(d) for d in (shape if fed is None else fed))
-        layer.setup(bottoms, generator)
+        layer.setup(bottoms, generator, fill)
         layers.append(layer)
     slots = share(spec.layers, [[tuple(b.shape) for b in layer.blobs] for layer in layers])
     for slot in slots:

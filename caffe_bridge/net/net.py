@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from caffe_bridge.errors import BlobError
 from caffe_bridge.graph import NetSpec, Shape, load_net
 from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes
-from caffe_bridge.net.weights import copy_weights, save
+from caffe_bridge.net.weights import copy_weights, load_or_fill, save
 from caffe_bridge.schema import Record, Weights
 
 
@@ -23,7 +23,7 @@ class Net(nn.Module):
     Args:
         net: prototxt path, NetParameter record, or a filtered spec.
         phase: "TRAIN" or "TEST" (ignored for a spec).
-        weights: optional caffemodel to copy from.
+        weights: optional caffemodel to copy from; fillers run only for blobs that it lacks.
         seed: seed of the fillers; torch's global generator when None.
         inputs: shapes that replace those of Input layers.
 
@@ -43,9 +43,13 @@ class Net(nn.Module):
         super().__init__()
         spec = net if isinstance(net, NetSpec) else load_net(net, phase)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self.built = built or build(spec, generator, inputs)
+        self.built = built or build(spec, generator, inputs, fill=weights is None)
         self.layers = nn.ModuleList(self.built.layers)
-        self.missing = copy_weights(self.built, weights) if weights is not None else []
+        self.missing: list[str] = []
+        if weights is not None and built is None:
+            self.missing = load_or_fill(self.built, weights, generator)
+        elif weights is not None:
+            self.missing = copy_weights(self.built, weights)
         self.values: dict[str, Tensor] = {}
 
     @property
@@ -93,18 +97,6 @@ class Net(nn.Module):
                 return layer
         raise BlobError(f"{self.spec.source}: has no layer '{name}'.")
 
-    def loss_weights(self) -> list[tuple[int, float]]:
-        """Value index and loss weight of every top that counts towards the loss."""
-        found = []
-        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
-            given = node.layer.loss_weights
-            for position, value in enumerate(node.outputs):
-                default = 1.0 if layer.is_loss and position == 0 else 0.0
-                weight = given[position] if position < len(given) else default
-                if weight:
-                    found.append((value.index, weight))
-        return found
-
     def run(self, feed: Mapping[str, Tensor] | None = None) -> list[Tensor]:
         """Compute every value of the graph, in the order of ``built.graph.values``.
 
@@ -115,7 +107,8 @@ class Net(nn.Module):
         values: list[Tensor] = [torch.empty(0)] * len(self.built.graph.values)
         device = next((b.value.device for b in self.learnable), torch.device("cpu"))
         for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
-            if layer.is_input:
+            fed = any(value.blob in feed for value in node.outputs)
+            if layer.is_input and (fed or not layer.has_source):
                 for value in node.outputs:
                     if value.blob not in feed:
                         raise BlobError(
@@ -157,13 +150,24 @@ class Net(nn.Module):
         """
         values = self.run(feed)
         self.values = {b: values[v.index].detach() for b, v in self.built.graph.blobs().items()}
-        weighted = [values[i].sum() * w for i, w in self.loss_weights()]
+        weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]
         if not weighted:
             return 0.0
         loss = torch.stack(weighted).sum()
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
+
+    @torch.no_grad()
+    def evaluate(self, feed: Mapping[str, Tensor] | None = None) -> float:
+        """A forward pass without gradients; returns the total loss."""
+        values = self.run(feed)
+        self.values = {b: values[v.index] for b, v in self.built.graph.blobs().items()}
+        return float(sum(float(values[i].sum()) * w for i, w in self.built.loss_weights().items()))
+
+    def fetch(self, blob: str) -> Tensor:
+        """A blob's values after the last pass."""
+        return self.values[blob]
 
     def load(self, weights: str | os.PathLike[str] | Weights) -> list[str]:
         """Copy weights by layer name; returns the layers that found none.

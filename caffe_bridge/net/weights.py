@@ -36,10 +36,40 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
         WeightError: wrong number or shape of blobs; names layer, index and both shapes.
         SchemaError: the file cannot be read.
     """
+    return _copy_all(built, weights)[0]
+
+
+def load_or_fill(
+    built: Built,
+    weights: Weights | str | os.PathLike[str],
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """As :func:`copy_weights` for a net whose fillers have not run: they fill what is not copied.
+
+    Raises:
+        WeightError: see :func:`copy_weights`.
+        SchemaError: the file cannot be read.
+    """
+    missing, copied = _copy_all(built, weights)
+    for number, slot in enumerate(built.slots):
+        layer = built.layers[slot.layer]
+        value = layer.blobs[slot.index]
+        if slot.owner == number and id(value) not in copied:
+            bottoms = [built.shapes[v.index] for v in built.graph.nodes[slot.layer].inputs]
+            layer.fill_blob(layer.blob_specs(bottoms)[slot.index], value, generator)
+    return missing
+
+
+def _copy_all(
+    built: Built, weights: Weights | str | os.PathLike[str]
+) -> tuple[list[str], set[int]]:
+    """Copy; returns the layers without stored blobs and the ids of the parameters written."""
     found = weights if isinstance(weights, Weights) else load_weights(weights)
     missing = []
+    copied: set[int] = set()
     done: set[str] = set()
-    for layer in built.layers:
+    owned = {(s.layer, s.index) for number, s in enumerate(built.slots) if s.owner == number}
+    for position, layer in enumerate(built.layers):
         if not len(layer.blobs):
             continue
         if layer.name not in found.blobs:
@@ -48,7 +78,9 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
         if layer.name in done:
             continue
         done.add(layer.name)
-        stored = found.blobs[layer.name]
+        stored = list(found.blobs[layer.name])
+        if found.partial:
+            stored += [None] * (len(layer.blobs) - len(stored))
         stored = layer.adapt_blobs(stored)
         if len(stored) != len(layer.blobs):
             raise WeightError(
@@ -57,6 +89,11 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
             )
         for index, (blob, target) in enumerate(zip(stored, layer.blobs, strict=True)):
             if blob is None:
+                if (position, index) in owned:
+                    raise WeightError(
+                        f"{layer.spec.label()}: {found.source} stores no blob {index} for it; use "
+                        "the prototxt that belongs to these weights."
+                    )
                 continue
             shape = tuple(target.shape)
             if not blob.fits(shape):
@@ -71,14 +108,48 @@ def copy_weights(built: Built, weights: Weights | str | os.PathLike[str]) -> lis
                     f"but holds {blob.count} values; the file carries no weights for it."
                 )
             _copy(blob, target)
-    return missing
+            copied.add(id(target))
+    return missing, copied
+
+
+def share_weights(built: Built, owner: Built) -> None:
+    """Let a net use another's learnable blobs for layers of the same name (test nets).
+
+    Caffe source: Net::ShareTrainedLayersWith.
+
+    Raises:
+        WeightError: a layer of the same name has other blobs.
+    """
+    by_name = {layer.name: layer for layer in reversed(owner.layers)}
+    for layer in built.layers:
+        source = by_name.get(layer.name)
+        if source is None or not len(layer.blobs):
+            continue
+        mine = [tuple(blob.shape) for blob in layer.blobs]
+        theirs = [tuple(blob.shape) for blob in source.blobs]
+        if mine != theirs:
+            raise WeightError(
+                f"{layer.spec.label()}: has blobs {mine} in the test net but {theirs} in the "
+                "training net; rename one of the two layers."
+            )
+        for index, blob in enumerate(source.blobs):
+            layer.blobs[index] = blob
+    for entry in built.learnable:
+        if entry.layer in by_name:
+            entry.value = by_name[entry.layer].blobs[entry.index]
 
 
 def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarray | None]]:
-    """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``."""
+    """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``.
+
+    Of layers with one name the first that has blobs counts, as when weights are copied.
+    """
     result: dict[str, list[np.ndarray | None]] = {}
+    first: dict[str, int] = {}
     for number, slot in enumerate(built.slots):
         layer = built.layers[slot.layer]
+        if first.setdefault(layer.name, slot.layer) != slot.layer:
+            continue
         blobs = result.setdefault(layer.name, [])
         own = slot.owner == number
         value = layer.blobs[slot.index].detach().cpu().numpy()

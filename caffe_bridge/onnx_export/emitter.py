@@ -150,8 +150,8 @@ class GraphEmitter:
         if any(isinstance(dim, str) for dim in dims or ()):
             sizes = self._dynamic(dims or (), source_dims)
         elif dims is None and sizes and sizes[0] == self._batch:
-            if source_dims is None or isinstance((source_dims or (0,))[0], str):
-                sizes[0] = 0
+            follows = source_dims is None or isinstance((source_dims or (0,))[0], str)
+            sizes[0] = 0 if follows else sizes[0]
         outputs = 1 if target is None else [target]
         return self.op("Reshape", [source, self.constant(np.array(sizes, np.int64), "shape")],
                        outputs)[0]  # fmt: skip

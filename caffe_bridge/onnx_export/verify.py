@@ -162,9 +162,9 @@ def verify(
     needed = [item.name for item in loaded.get_inputs()]
     free = all(isinstance(item.shape[0], str) for item in loaded.get_inputs() if item.shape)
     own = next((shape[0] for shape in net.inputs.values() if shape), 1)
-    sizes: tuple[int, ...] = (0,)
-    if feed is None:
-        sizes = batches_of(net, batches) if free else (own,)
+    sizes: tuple[int, ...] = (0,) if feed is not None else (own,)
+    if feed is None and free:
+        sizes = batches_of(net, batches)
     value_names = {value.name: value.index for value in net.built.graph.values}
     outputs = set(net.outputs)
     found = []

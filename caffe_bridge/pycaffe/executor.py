@@ -29,21 +29,10 @@ class Executor:
         for value in built.graph.values:
             if value.blob not in self.blobs:
                 self.blobs[value.blob] = Blob(torch.zeros(built.shapes[value.index]))
-        self._loss = self._loss_weights()
+        self._loss = built.loss_weights()
         self._records: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self.layer_needs, self.bottom_needs = self._needs()
         self._restore_loss_diffs()
-
-    def _loss_weights(self) -> dict[int, float]:
-        weights = {}
-        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
-            for position, value in enumerate(node.outputs):
-                default = 1.0 if layer.is_loss and position == 0 else 0.0
-                given = node.layer.loss_weights
-                weight = given[position] if position < len(given) else default
-                if weight:
-                    weights[value.index] = weight
-        return weights
 
     def _restore_loss_diffs(self) -> None:
         for value in self.built.graph.values:
@@ -101,7 +90,7 @@ class Executor:
         loss = 0.0
         for index in range(start, end + 1):
             node, layer = self.built.graph.nodes[index], self.built.layers[index]
-            if layer.is_input:
+            if layer.is_input and not layer.has_source:
                 continue
             leaves = []
             for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
@@ -142,15 +131,17 @@ class Executor:
         ]
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         params = _unique(blob for blob in layer.blobs if blob.requires_grad)
-        if not pairs or not (inputs or params):
+        if not (inputs or params):
             return
-        grads = torch.autograd.grad(
-            [top for top, _ in pairs],
-            [*inputs, *params],
-            [diff.clone() for _, diff in pairs],
-            retain_graph=True,
-            allow_unused=True,
-        )
+        grads: Sequence[Tensor | None] = [None] * len([*inputs, *params])
+        if pairs:
+            grads = torch.autograd.grad(
+                [top for top, _ in pairs],
+                [*inputs, *params],
+                [diff.clone() for _, diff in pairs],
+                retain_graph=True,
+                allow_unused=True,
+            )
         found = iter(grads[: len(inputs)])
         for value, leaf in zip(node.inputs, leaves, strict=True):
             if leaf.requires_grad:

@@ -13,7 +13,7 @@ import torch
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
-from caffe_bridge.net import LearnableBlob, build, copy_weights, save
+from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
 from caffe_bridge.pycaffe.blob import Blob, ParamBlob
 from caffe_bridge.pycaffe.executor import Executor
 from caffe_bridge.schema import Record
@@ -25,9 +25,14 @@ _PHASES = {TRAIN: "TRAIN", TEST: "TEST"}
 class LayerView:
     """What pycaffe shows of a layer: its ``type`` and learnable ``blobs``."""
 
-    def __init__(self, layer: Layer, blobs: list[ParamBlob]) -> None:
+    def __init__(self, layer: Layer, views: dict[int, ParamBlob]) -> None:
         self._layer = layer
-        self.blobs = blobs
+        self._views = views
+
+    @property
+    def blobs(self) -> list[ParamBlob]:
+        """Learnable blobs; the same object for the same (shared) blob."""
+        return [self._views.setdefault(id(b), ParamBlob(b)) for b in self._layer.blobs]
 
     @property
     def type(self) -> str:
@@ -70,16 +75,10 @@ class Net:
         self.built = build(spec, generator)
         self.executor = Executor(self.built)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(self.executor.blobs)
-        shared: dict[int, ParamBlob] = {}
-        self.layers: list[LayerView] = []
-        for layer in self.built.layers:
-            views = [shared.setdefault(id(blob), ParamBlob(blob)) for blob in layer.blobs]
-            self.layers.append(LayerView(layer, views))
+        views: dict[int, ParamBlob] = {}
+        self.layers = [LayerView(layer, views) for layer in self.built.layers]
         self._layer_names = [layer.name for layer in self.built.layers]
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers))
-        self.params: OrderedDict[str, list[ParamBlob]] = OrderedDict(
-            (name, view.blobs) for name, view in zip(self._layer_names, self.layers) if view.blobs
-        )
         if weights is not None:
             self.copy_from(weights)
 
@@ -89,12 +88,17 @@ class Net:
         return self.built.spec.name
 
     @property
+    def params(self) -> OrderedDict[str, list[ParamBlob]]:
+        """Learnable blobs by layer name."""
+        return OrderedDict((n, v.blobs) for n, v in self.layer_dict.items() if v.blobs)
+
+    @property
     def inputs(self) -> list[str]:
         """Blobs of Input layers."""
         return [
             value.blob
             for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True)
-            if layer.is_input
+            if layer.is_input and not layer.has_source
             for value in node.outputs
         ]
 
@@ -185,6 +189,18 @@ class Net:
         self.executor.backward(len(self.layers) - 1, 0)
         return loss
 
+    def evaluate(self) -> float:
+        """A forward pass; returns the total loss."""
+        return self.executor.forward(0, len(self.layers) - 1)
+
+    def fetch(self, blob: str) -> torch.Tensor:
+        """A blob's values as a tensor."""
+        return self.blobs[blob].tensor
+
+    def load(self, weights: str | os.PathLike[str]) -> list[str]:
+        """Copy weights by layer name; returns the layers that found none."""
+        return copy_weights(self.built, weights)
+
     def clear_param_diffs(self) -> None:
         """Set the gradients of all learnable blobs to zero."""
         for blob in self.built.learnable:
@@ -209,8 +225,4 @@ class Net:
 
     def share_with(self, other: Net) -> None:
         """Use the other net's learnable blobs for layers of the same name."""
-        for name, views in self.params.items():
-            for index, view in enumerate(views):
-                if name in other.params:
-                    theirs = other.params[name][index]
-                    view.parameter.data = theirs.parameter.data
+        share_weights(self.built, other.built)

@@ -1,0 +1,1 @@
+"""The whole journey on real handwritten digits, from training to a timed ONNX model."""

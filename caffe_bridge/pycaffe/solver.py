@@ -1,0 +1,55 @@
+"""pycaffe's solvers on top of the training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from caffe_bridge.pycaffe.net import Net
+from caffe_bridge.solver import Solver, read_solver
+
+
+class PySolver:
+    """A solver whose nets have persistent blobs.
+
+    Raises:
+        BridgeError: the solver prototxt or its nets are wrong.
+    """
+
+    def __init__(self, solver_file: str | os.PathLike[str]) -> None:
+        self.engine = Solver(read_solver(solver_file), make_net=Net)
+        self.net: Net = self.engine.net  # type: ignore[assignment]
+        self.test_nets: list[Net] = self.engine.test_nets  # type: ignore[assignment]
+
+    @property
+    def iter(self) -> int:
+        """Finished iterations."""
+        return self.engine.iteration
+
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations."""
+        self.engine.step(iterations)
+
+    def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
+        """Train to the end, after resuming when a solverstate is given."""
+        if resume_file is not None:
+            self.restore(resume_file)
+        self.engine.solve()
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Resume from a solverstate."""
+        self.engine.restore(path)
+
+    def snapshot(self) -> None:
+        """Write caffemodel and solverstate."""
+        self.engine.snapshot()
+
+    def add_callback(self, on_start: Callable[[], None], on_gradient: Callable[[], None]) -> None:
+        """Call one function before every iteration, the other when its gradients are ready."""
+        self.engine.on_start.append(lambda _engine: on_start())
+        self.engine.on_gradients.append(lambda _engine: on_gradient())
+
+
+def get_solver(solver_file: str | os.PathLike[str]) -> PySolver:
+    """The solver of a solver prototxt, whatever its type."""
+    return PySolver(solver_file)

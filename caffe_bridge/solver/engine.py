@@ -1,0 +1,324 @@
+"""The training loop: Caffe's Solver::Step, read from top to bottom."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from caffe_bridge.errors import SolverError
+from caffe_bridge.graph import NetSpec
+from caffe_bridge.log import Sink, glog_line, silent
+from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
+from caffe_bridge.schema import Record
+from caffe_bridge.solver.force import add_force, check_force
+from caffe_bridge.solver.lr_policy import current_step, learning_rate
+from caffe_bridge.solver.nets import test_specs, train_spec
+from caffe_bridge.solver.snapshot import (
+    State,
+    read_state,
+    restore_history,
+    snapshot_paths,
+    write_state,
+)
+from caffe_bridge.solver.updates import update_rule
+
+
+class SolvableNet(Protocol):
+    """What the loop needs of a net; both executors provide it."""
+
+    built: Built
+
+    @property
+    def learnable(self) -> list[LearnableBlob]:
+        """Learnable blobs with multipliers."""
+
+    def forward_backward(self) -> float:
+        """One pass; adds to the gradients and returns the loss."""
+
+    def evaluate(self) -> float:
+        """A forward pass without gradients; returns the loss."""
+
+    def fetch(self, blob: str) -> Tensor:
+        """A blob's values after the last pass."""
+
+    def save(self, path: str | os.PathLike[str]) -> object:
+        """Write the weights."""
+
+    def load(self, weights: str | os.PathLike[str]) -> list[str]:
+        """Copy weights by layer name."""
+
+
+class Solver:
+    """Trains a net as Caffe's solvers do.
+
+    Args:
+        solver: SolverParameter in the current format.
+        make_net: builds an executor from a spec; the whole-graph one by default.
+        device: torch device of the whole-graph executor.
+        log: receives glog-like lines.
+
+    Raises:
+        BridgeError: the solver or its nets are wrong.
+    """
+
+    def __init__(
+        self,
+        solver: Record,
+        make_net: Callable[[NetSpec], SolvableNet] = Net,
+        device: str = "cpu",
+        log: Sink = silent,
+    ) -> None:
+        self.param, self.log = solver, log
+        self.rule = update_rule(solver)
+        check_force(solver)
+        if solver.random_seed >= 0:
+            torch.manual_seed(int(solver.random_seed))
+        self.net = make_net(train_spec(solver))
+        self.test_nets = [make_net(spec) for spec in test_specs(solver)]
+        for net in (self.net, *self.test_nets):
+            if isinstance(net, Net) and device != "cpu":
+                net.to(device)
+        for test_net in self.test_nets:
+            share_weights(test_net.built, self.net.built)
+        self._seed_data()
+        self.iteration = 0
+        self.step_index = 0
+        self.force_decay = float(solver.force_decay)
+        self.stop_requested = False
+        self.snapshot_requested = False
+        self.on_start: list[Callable[[Solver], None]] = []
+        self.on_gradients: list[Callable[[Solver], None]] = []
+        self.callbacks: list[Callable[[Solver], None]] = []
+        self.loss = 0.0
+        self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
+        self.test_results: list[dict[str, float]] = []
+        self.test_iteration = -1
+        blobs = self.net.learnable
+        self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
+                        for _ in range(self.rule.histories)]  # fmt: skip
+
+    def _seed_data(self) -> None:
+        if self.param.random_seed < 0:
+            return
+        for net in (self.net, *self.test_nets):
+            for index, layer in enumerate(net.built.layers):
+                seed = getattr(layer, "seed", None)
+                if callable(seed):
+                    seed(int(self.param.random_seed) + index)
+
+    def say(self, message: str, place: str = "solver.cpp:1") -> None:
+        """Log one line."""
+        self.log(glog_line(message, place))
+
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations."""
+        end = self.iteration + iterations
+        started, since = time.monotonic(), self.iteration
+        while self.iteration < end and not self.stop_requested:
+            self._clear_gradients()
+            if self._test_due():
+                self.test_all()
+            for callback in self.on_start:
+                callback(self)
+            loss = 0.0
+            for _ in range(max(1, int(self.param.iter_size))):
+                loss += self.net.forward_backward()
+            self.loss = loss / max(1, int(self.param.iter_size))
+            self.recent.append(self.loss)
+            if self.param.display and self.iteration % self.param.display == 0:
+                now = time.monotonic()
+                self._display(now - started, self.iteration - since)
+                started, since = now, self.iteration
+            for callback in self.on_gradients:
+                callback(self)
+            self.apply_update()
+            self.iteration += 1
+            for callback in self.callbacks:
+                callback(self)
+            every = int(self.param.snapshot)
+            if (every and self.iteration % every == 0) or self.snapshot_requested:
+                self.snapshot_requested = False
+                self.snapshot()
+
+    def solve(self) -> None:
+        """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
+        self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
+        self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
+        self.step(max(0, int(self.param.max_iter) - self.iteration))
+        every = int(self.param.snapshot)
+        if self.param.snapshot_after_train and (not every or self.iteration % every):
+            self.snapshot()
+        if self.stop_requested:
+            self.say("Optimization stopped early.", "solver.cpp:295")
+            return
+        if self.param.display and self.iteration % self.param.display == 0:
+            self.net.evaluate()
+            average = sum(self.recent) / max(1, len(self.recent))
+            self.say(f"Iteration {self.iteration}, loss = {average:g}", "solver.cpp:310")
+        if self.test_nets and self.iteration % self.param.test_interval == 0:
+            self.test_all()
+        self.say("Optimization Done.", "solver.cpp:320")
+
+    def _test_due(self) -> bool:
+        interval = int(self.param.test_interval)
+        if not self.test_nets or interval < 1 or self.iteration % interval:
+            return False
+        return self.iteration > 0 or bool(self.param.test_initialization)
+
+    def _clear_gradients(self) -> None:
+        grads = [b.value.grad for b in self.net.learnable if b.value.grad is not None]
+        if grads:
+            torch._foreach_zero_(grads)
+
+    @torch.no_grad()
+    def apply_update(self) -> None:
+        """Clip, normalise, regularise, force, update: SGDSolver::ApplyUpdate's order."""
+        solver, blobs = self.param, self.net.learnable
+        self.step_index = current_step(solver, self.iteration, self.step_index)
+        rate = learning_rate(solver, self.iteration, self.step_index)
+        if solver.display and self.iteration % solver.display == 0:
+            self.say(f"Iteration {self.iteration}, lr = {rate:g}", "sgd_solver.cpp:112")
+        weights: list[Tensor] = [b.value.detach() for b in blobs]
+        grads = []
+        for blob in blobs:
+            if blob.value.grad is None:
+                blob.value.grad = torch.zeros_like(blob.value)
+            grads.append(blob.value.grad)
+        if not grads:
+            return
+        self._clip(grads)
+        if solver.iter_size > 1:
+            torch._foreach_mul_(grads, 1.0 / solver.iter_size)
+        self._decay(weights, grads)
+        if solver.force_iter != -1 and self.iteration >= solver.force_iter:
+            self.force_decay = 0.0
+        if self.force_decay:
+            for blob, grad in zip(blobs, grads, strict=True):
+                add_force(solver, blob, grad, self.force_decay)
+        rates = [rate * blob.lr_mult for blob in blobs]
+        updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
+        torch._foreach_sub_(weights, updates)
+
+    def _clip(self, grads: list[Tensor]) -> None:
+        limit = self.param.clip_gradients
+        if limit < 0:
+            return
+        norm = float(torch.stack(torch._foreach_norm(grads)).norm())
+        if norm > limit:
+            self.say(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g})",
+                     "sgd_solver.cpp:95")  # fmt: skip
+            torch._foreach_mul_(grads, limit / norm)
+
+    def _decay(self, weights: list[Tensor], grads: list[Tensor]) -> None:
+        kind = self.param.regularization_type
+        decays = [self.param.weight_decay * blob.decay_mult for blob in self.net.learnable]
+        if kind not in ("L2", "L1"):
+            raise SolverError(
+                f"{self.param.where()}: regularization_type '{kind}' is not known; use L2 or L1."
+            )
+        active = [i for i, decay in enumerate(decays) if decay]
+        if not active:
+            return
+        chosen = [weights[i] for i in active]
+        source = chosen if kind == "L2" else torch._foreach_sign(chosen)
+        added = torch._foreach_mul(source, [decays[i] for i in active])
+        torch._foreach_add_([grads[i] for i in active], added)
+
+    def _display(self, seconds: float, iterations: int) -> None:
+        average = sum(self.recent) / max(1, len(self.recent))
+        speed = f" ({iterations / seconds:g} iter/s, {seconds:g}s/{iterations} iters)" if (
+            iterations and seconds > 0
+        ) else " (-nan iter/s, 0s/0 iters)"  # fmt: skip
+        self.say(f"Iteration {self.iteration}{speed}, loss = {average:g}", "solver.cpp:228")
+        for line in self._outputs(self.net, lambda name: self.net.fetch(name)):
+            self.say("    Train net output #" + line, "solver.cpp:244")
+
+    def _outputs(self, net: SolvableNet, fetch: Callable[[str], Tensor]) -> list[str]:
+        weights = net.built.loss_weights()
+        lines: list[str] = []
+        for value in net.built.graph.outputs:
+            for number in fetch(value.blob).reshape(-1).tolist():
+                weight = weights.get(value.index, 0.0)
+                loss = f" (* {weight:g} = {weight * number:g} loss)" if weight else ""
+                lines.append(f"{len(lines)}: {value.blob} = {number:g}{loss}")
+        return lines
+
+    def test_all(self) -> list[dict[str, float]]:
+        """Run every test net for its test_iter batches.
+
+        Returns:
+            For each test net the mean of every output; vectors give ``name[i]``.
+        """
+        self.test_iteration = self.iteration
+        self.test_results = [self._test(index) for index in range(len(self.test_nets))]
+        return self.test_results
+
+    def _test(self, index: int) -> dict[str, float]:
+        net = self.test_nets[index]
+        batches = max(1, int(self.param.test_iter[index]))
+        self.say(f"Iteration {self.iteration}, Testing net (#{index})", "solver.cpp:337")
+        sums: dict[str, Tensor] = {}
+        loss = 0.0
+        for _ in range(batches):
+            loss += net.evaluate()
+            for value in net.built.graph.outputs:
+                got = net.fetch(value.blob).detach().double()
+                sums[value.blob] = sums[value.blob] + got if value.blob in sums else got
+        if self.param.test_compute_loss:
+            self.say(f"Test loss: {loss / batches:g}", "solver.cpp:395")
+        for line in self._outputs(net, lambda name: sums[name] / batches):
+            self.say("    Test net output #" + line, "solver.cpp:404")
+        means: dict[str, float] = {}
+        for name, total in sums.items():
+            numbers = (total / batches).reshape(-1).tolist()
+            keys = [name] if len(numbers) == 1 else [f"{name}[{i}]" for i in range(len(numbers))]
+            means.update(zip(keys, numbers, strict=True))
+        return means
+
+    def snapshot(self) -> str:
+        """Write caffemodel and solverstate under Caffe's names; returns the state's path.
+
+        The weights are written first: a solverstate always has its caffemodel.
+
+        Raises:
+            SolverError: no snapshot_prefix is set.
+        """
+        prefix = self.param.snapshot_prefix
+        if not prefix:
+            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
+        use_hdf5 = self.param.snapshot_format == "HDF5"
+        weights, state = snapshot_paths(prefix, self.iteration, use_hdf5)
+        Path(weights).parent.mkdir(parents=True, exist_ok=True)
+        kind = "HDF5" if use_hdf5 else "binary proto"
+        self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
+        self.net.save(weights)
+        history = [h.cpu().numpy() for block in self.history for h in block]
+        self.say(f"Snapshotting solver state to {kind} file {state}", "sgd_solver.cpp:273")
+        write_state(state, State(self.iteration, self.step_index, weights, history))
+        return state
+
+    @torch.no_grad()
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Resume from a solverstate and the weights that it names.
+
+        Raises:
+            SolverError: the state belongs to another net or solver type.
+        """
+        state = read_state(path)
+        restore_history(str(path), state, [h for block in self.history for h in block])
+        self.iteration, self.step_index = state.iteration, state.step
+        if state.learned_net:
+            self.net.load(_beside(state.learned_net, path))
+
+
+def _beside(learned: str, state: str | os.PathLike[str]) -> str:
+    """The weights file as recorded, or of that name beside the solverstate when it moved."""
+    moved = Path(state).parent / Path(learned).name
+    return learned if Path(learned).is_file() or not moved.is_file() else str(moved)
