@@ -220,10 +220,12 @@ class Python(Layer):
         """Those that the class made."""
         return [BlobSpec(blob.shape) for blob in self.user.blobs]
 
-    def setup(self, shapes: Sequence[Shape], generator: torch.Generator | None = None) -> None:
-        """Take over the values that the class gave its blobs."""
-        for blob in self.user.blobs:
-            self.blobs.append(nn.Parameter(torch.from_numpy(blob.data.copy())))
+    def fill_blob(
+        self, blob: BlobSpec, value: nn.Parameter, generator: torch.Generator | None = None
+    ) -> None:
+        """The value that the class gave the blob in setup."""
+        index = next(i for i, own in enumerate(self.blobs) if own is value)
+        value.detach().copy_(torch.from_numpy(self.user.blobs[index].data))
 
     def load_inputs(self, inputs: Sequence[Tensor]) -> None:
         """Copy bottoms and learnable blobs to where the class finds them."""

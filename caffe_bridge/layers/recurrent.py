@@ -76,9 +76,14 @@ class Recurrent(Layer):
                 )
         return [(*x[:2], self.units), *[state] * (len(self.spec.tops) - 1)]
 
-    def setup(self, shapes: Sequence[Shape], generator: torch.Generator | None = None) -> None:
+    def setup(
+        self,
+        shapes: Sequence[Shape],
+        generator: torch.Generator | None = None,
+        fill_blobs: bool = True,
+    ) -> None:
         """Create the blobs and fix the number of time steps."""
-        super().setup(shapes, generator)
+        super().setup(shapes, generator, fill_blobs)
         self.steps = int(shapes[0][0])
 
     def blob_specs(self, shapes: Sequence[Shape]) -> list[BlobSpec]:
