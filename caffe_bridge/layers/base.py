@@ -206,6 +206,9 @@ class Layer(nn.Module):
         if blob.filler is not None:
             fill(value.detach(), blob.filler, generator, self.spec.label())
 
+    def reset_state(self) -> None:
+        """Forget what earlier forward passes left behind; only recurrent layers keep anything."""
+
     def adapt_blobs(self, stored: list[StoredBlob | None]) -> list[StoredBlob | None]:
         """Stored blobs of a dialect in this class's order; override where forks differ."""
         return stored

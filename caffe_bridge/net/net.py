@@ -129,6 +129,11 @@ class Net(nn.Module):
                 values[value.index] = top if bottoms else top.to(device, non_blocking=True)
         return values
 
+    def reset_state(self) -> None:
+        """Let recurrent layers start from zeros again."""
+        for layer in self.built.layers:
+            layer.reset_state()
+
     def forward(
         self, feed: Mapping[str, Tensor] | None = None, **more: Tensor
     ) -> dict[str, Tensor]:

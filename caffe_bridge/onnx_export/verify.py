@@ -170,6 +170,7 @@ def verify(
     found = []
     for batch in sizes:
         given = dict(feed) if feed is not None else random_feed(net, batch if free else None, seed)
+        net.reset_state()
         values = net.run(given)
         arrays = {name: np.asarray(given[name].numpy(), order="C") for name in needed}
         results = dict(zip(names, loaded.run(names, arrays), strict=True))
