@@ -183,15 +183,15 @@ def _modules(path: Path) -> set[Path]:
     """Files of the package that importing this file imports (statements at module level)."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
-    found = set()
-    for name, _ in imports(top, path.relative_to(REPO).parent.parts):
-        stem = REPO.joinpath(*name.split("."))
-        for candidate in (stem / "__init__.py", stem.with_suffix(".py")):
-            if candidate.exists():
-                found.add(candidate)
-        if not found & {stem / "__init__.py", stem.with_suffix(".py")}:
-            found |= {c for c in (stem.parent.with_suffix(".py"),) if c.exists()}
-    return found - {path}
+    names = [name for name, _ in imports(top, path.relative_to(REPO).parent.parts)]
+    return {found for name in names if (found := _file(name)) is not None}
+
+
+def _file(name: str) -> Path | None:
+    """The file of ``package.module`` or of ``package.module.something``."""
+    stem = REPO.joinpath(*name.split("."))
+    places = [p for s in (stem, stem.parent) for p in (s.with_suffix(".py"), s / "__init__.py")]
+    return next((p for p in places if p.exists()), None)
 
 
 def test_no_circular_imports() -> None:

@@ -12,11 +12,8 @@ from tests.shared import REPO
 
 
 def _packages() -> list[str]:
-    found = []
-    for name in ("schema", "graph", "net"):
-        if (REPO / "caffe_bridge" / name / "__init__.py").exists():
-            found.append(f"caffe_bridge.{name}")
-    return found
+    names = ("schema", "graph", "net")
+    return [f"caffe_bridge.{n}" for n in names if (REPO / "caffe_bridge" / n).is_dir()]
 
 
 @pytest.mark.parametrize("name", _packages())
