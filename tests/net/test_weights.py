@@ -10,7 +10,7 @@ import torch
 
 from caffe_bridge.errors import SchemaError, WeightError
 from caffe_bridge.graph import parse_net
-from caffe_bridge.net import Net, stored_arrays
+from caffe_bridge.net import Net, share_weights, stored_arrays
 from caffe_bridge.schema import Record, load_weights, make_blob, write_binary
 from caffe_bridge.schema.hdf5 import write_weights
 from tests.shared import GOLDEN, needs_shared
@@ -189,3 +189,14 @@ def test_caffes_own_model_survives(tmp_path: Path) -> None:
     stored = load_weights(folder / "weights.caffemodel").blobs
     for blob in made.learnable:
         assert np.array_equal(blob.value.detach().numpy(), stored[blob.layer][blob.index].array())
+
+
+def test_a_test_net_uses_the_training_nets_blobs() -> None:
+    owner, user = net(TWO), net(DATA + ip("b", "x", "z"), seed=2)
+    own = user.learnable[0].value
+    share_weights(user.built, owner.built)
+    assert user.layer("b").blobs[0] is owner.layer("b").blobs[0]
+    assert user.learnable[0].value is owner.layer("b").blobs[0]
+    assert user.learnable[0].value is not own
+    with pytest.raises(WeightError, match=r"b \(InnerProduct\) .*in the test net but .*rename one"):
+        share_weights(net(DATA + ip("b", "x", "z", outputs=4)).built, owner.built)

@@ -280,6 +280,7 @@ def _collection() -> list[Path]:
 
 
 @needs_shared
+@pytest.mark.slow
 def test_the_collection_parses_and_formats_to_a_fixed_point() -> None:
     files = _collection()
     good = 0
