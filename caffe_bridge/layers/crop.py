@@ -24,7 +24,7 @@ class Crop(Layer):
     Parameters:
         axis (2; negative counts from the end), offset (none: 0; one for all axes, or one each).
     ONNX:
-        Slice with constant bounds; refused when the batch is cut but free.
+        Slice with constant bounds; along axis 0 with bounds from the shape of r.
     Caffe source:
         crop_layer.cpp
     Differences:
@@ -85,7 +85,11 @@ class Crop(Layer):
             e.alias(bottoms[0], tops[0])
             return
         axes, starts, ends = (np.array(values, np.int64) for values in zip(*cut, strict=True))
-        names = [
-            e.constant(starts, "starts"), e.constant(ends, "ends"), e.constant(axes, "axes"),
-        ]  # fmt: skip
-        e.op("Slice", [bottoms[0], *names], tops)
+        begin, over = e.constant(starts, "starts"), e.constant(axes, "axes")
+        if axes[0] == 0:
+            # The number of images may be free: read it from the second bottom.
+            (sizes,) = e.op("Gather", [e.op("Shape", [bottoms[1]])[0], over], axis=0)
+            (end,) = e.op("Add", [sizes, begin])
+        else:
+            end = e.constant(ends, "ends")
+        e.op("Slice", [bottoms[0], begin, end, over], tops)
