@@ -27,13 +27,14 @@ class Scale(Spread):
             (constant 1). None with a second bottom.
         bias: the same shape, ``bias_filler`` (constant 0), with ``bias_term: true``.
     Parameters:
-        axis (1), num_axes (1), filler, bias_term (false), bias_filler.
+        axis (1), num_axes (1), filler, bias_term (false), bias_filler, and from face forks
+        min_value (none): a forward pass raises smaller factors of the blob to it.
     ONNX:
         Mul, then Add.
     Caffe source:
         scale_layer.cpp
     Differences:
-        ``min_value`` of face forks has no effect.
+        min_value has no effect on a second bottom.
     """
 
     param_field = "scale_param"
@@ -51,8 +52,15 @@ class Scale(Spread):
 
     def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
         """Multiply, then add."""
+        if a is None:
+            self._raise_factors()
         y = x * self.spread(self.blobs[0] if a is None else a, x)
         return y + self.spread(self.blobs[-1], x) if self.p.bias_term else y
+
+    def _raise_factors(self) -> None:
+        if self.p.has("min_value"):
+            # Through data: an earlier pass whose gradient is pending saw the same values.
+            self.blobs[0].data.clamp_(min=self.p.min_value)
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Mul, then Add."""
@@ -60,6 +68,7 @@ class Scale(Spread):
         if len(bottoms) > 1:
             factor = self.emit_bottom(e, bottoms[1], shapes)
         else:
+            self._raise_factors()
             factor = self.emit_blob(e, 0, shapes)
         if not self.p.bias_term:
             e.op("Mul", [bottoms[0], factor], tops)

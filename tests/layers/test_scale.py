@@ -55,6 +55,20 @@ def test_fillers() -> None:
     assert values("filler { }") == [[0, 0], [0, 0]]
 
 
+def test_min_value_raises_the_blob() -> None:
+    check_layer(
+        scale("min_value: 0.5", bias=False),
+        [(2, 3)],
+        [(2, 3)],
+        lambda x, a: x * a,
+        blobs=[np.array([0.75, 1.0, 2.0])],
+    )
+    net = Net(parse_net(net_text(scale("min_value: 0.5", bias=True), [(1, 3)], 1)))
+    net.layer("l").blobs[0].data.copy_(torch.tensor([-1.0, 0.25, 2.0]))
+    assert net.layer("l")(torch.ones(1, 3)).tolist() == [[0.5, 0.5, 2.0]]
+    assert net.layer("l").blobs[0].tolist() == [0.5, 0.5, 2.0]
+
+
 def test_errors() -> None:
     with pytest.raises(ShapeError, match=r"l \(Scale\).*axis 2 is outside"):
         check_layer(scale("axis: 2", bias=False), [(2, 3)], [(2, 3)])
