@@ -113,7 +113,8 @@ def run_ours(net_path: Path, weights: Path) -> dict[str, Any]:
 
 def fresh(way: str, net: Path, weights: Path) -> dict[str, Any]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--net", net, "--weights", weights]
+    command = [sys.executable, __file__, "--child", way, "--net", str(net)]
+    command += ["--weights", str(weights)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
