@@ -50,7 +50,7 @@ setup(
             "ruff>=0.6",
         ],
     },
-    entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:main"]},
+    entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},
     classifiers=[
         "License :: OSI Approved :: BSD License",
         "Programming Language :: Python :: 3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from caffe_bridge.errors import SchemaError
 
 LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_CONTROL = set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")
+_BOM = b"\xef\xbb\xbf"
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(target)
+        _replace(Path(name), target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -41,28 +44,54 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` for libraries that open files themselves."""
+    """Yield a temporary path beside ``path`` for libraries that open files themselves.
+
+    Raises:
+        SchemaError: the folder does not exist or cannot be written.
+    """
     target = Path(path)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise SchemaError(f"{target}: cannot write there ({error.strerror}).") from error
+    with made as folder:
         temporary = Path(folder) / target.name
         yield temporary
-        temporary.replace(target)
+        _replace(temporary, target)
+
+
+def _replace(made: Path, target: Path) -> None:
+    try:
+        made.replace(target)
+    except OSError as error:
+        raise SchemaError(f"{target}: cannot be replaced ({error.strerror}).") from error
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> Path:
     """The path, if it is a readable, non-empty file.
 
     Raises:
-        SchemaError: missing, a folder, or empty; says which.
+        SchemaError: missing, a folder, empty or unreadable; says which.
     """
     found = Path(path)
-    if found.is_dir():
+    try:
+        status = found.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(f"{found}: no such {what} file; check the path.") from None
+    except OSError as error:
+        raise SchemaError(f"{found}: cannot be opened ({error.strerror}).") from None
+    if stat.S_ISDIR(status.st_mode):
         raise SchemaError(f"{found}: is a folder, expected a {what} file.")
-    if not found.exists():
-        raise SchemaError(f"{found}: no such {what} file; check the path.")
-    if found.stat().st_size == 0:
+    if status.st_size == 0:
         raise SchemaError(f"{found}: the {what} file is empty; download or write it again.")
+    if not os.access(found, os.R_OK):
+        raise SchemaError(f"{found}: the {what} file may not be read; change its permissions.")
     return found
+
+
+def looks_like_text(head: bytes) -> bool:
+    """Whether the first bytes of a file have none of the control characters of binary files."""
+    return not set(head) & _CONTROL
 
 
 def refuse_impostor(path: Path, head: bytes, what: str) -> None:
@@ -76,7 +105,7 @@ def refuse_impostor(path: Path, head: bytes, what: str) -> None:
             f"{path}: is a Git-LFS pointer of {path.stat().st_size} bytes, not the {what} itself; "
             "run 'git lfs pull' in its repository or download the real file."
         )
-    start = head.lstrip()[:64].lower()
+    start = head.removeprefix(_BOM).lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
         raise SchemaError(
             f"{path}: is a web page, not a {what}; the download gave an HTML page "

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from caffe_bridge.errors import BridgeError
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         """
 
         def enter(item: T) -> T:
-            owner = getattr(item, "__module__", "?")
+            owner = f"{getattr(item, '__module__', '?')}.{getattr(item, '__qualname__', '?')}"
             for name in names:
                 if name in self._entries and self._owner[name] != owner:
                     raise BridgeError(
@@ -61,17 +61,38 @@ class Registry(Generic[T]):
         return enter
 
     def load(self) -> None:
-        """Import every module of the package and every plug-in once."""
+        """Import every module of the package and every plug-in once.
+
+        Raises:
+            BridgeError: a plug-in cannot be imported.
+        """
         if self._loaded:
             return
-        self._loaded = True
+        self._loaded = True  # before the imports: a module may look something up itself
+        try:
+            self._import()
+        except BaseException:
+            self._loaded = False
+            raise
+
+    def _import(self) -> None:
         if self._package:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
-        if self._group:
-            for entry in entry_points(group=self._group):
-                entry.load()
+        for entry in entry_points(group=self._group) if self._group else ():
+            self._plug_in(entry)
+
+    def _plug_in(self, entry: EntryPoint) -> None:
+        try:
+            entry.load()
+        except BridgeError:
+            raise
+        except Exception as error:
+            raise BridgeError(
+                f"{self.kind} plug-in '{entry.value}' cannot be imported "
+                f"({type(error).__name__}: {error}); repair or uninstall it."
+            ) from error
 
     def names(self) -> list[str]:
         """All registered names, sorted."""

@@ -201,7 +201,7 @@ def model_rows(result: BenchResult) -> list[list[str]]:
     return rows
 
 
-def _layer_head(result: BenchResult) -> list[str]:
+def layer_head(result: BenchResult) -> list[str]:
     others = [model.name for model in result.models[1:]]
     return [
         "layer", *(f"{model.name} ms" for model in result.models),
@@ -246,7 +246,7 @@ def to_markdown(result: BenchResult) -> str:
     lines = [conditions(result), "", *_markdown_table(list(_MODEL_HEAD), model_rows(result))]
     if result.layers:
         lines += ["", "Profiled time by layer (fused layers count where their operator runs):", ""]
-        lines += _markdown_table(_layer_head(result), layer_rows(result))
+        lines += _markdown_table(layer_head(result), layer_rows(result))
     return "\n".join(lines) + "\n"
 
 
@@ -256,7 +256,7 @@ def to_csv(result: BenchResult, what: str = "models") -> str:
     writer = csv.writer(stream, lineterminator="\n")
     if what == "layers":
         names = [model.name for model in result.models]
-        writer.writerow(_layer_head(result))
+        writer.writerow(layer_head(result))
         for row in result.layers:
             cells = [row.ms.get(n) for n in names] + [row.speed_up.get(n) for n in names[1:]]
             writer.writerow([row.layer, *("" if x is None else x for x in cells)])
@@ -300,4 +300,4 @@ def model_table(result: BenchResult, every_column: bool = False) -> Table:
 
 def layer_table(result: BenchResult) -> Table:
     """The layers as a table for the terminal."""
-    return _rich("Profiled time by layer", _layer_head(result), layer_rows(result))
+    return _rich("Profiled time by layer", layer_head(result), layer_rows(result))

@@ -37,12 +37,15 @@ def layer_spec(record: Record) -> LayerSpec:
     )
 
 
-def merge_state(record: Record, phase: str, level: int, stages: tuple[str, ...]) -> NetState:
-    """The caller's state over the net's own ``state`` field, as Net's constructor does."""
+def merge_state(record: Record, phase: str, level: int | None, stages: tuple[str, ...]) -> NetState:
+    """The caller's state over the net's own ``state`` field, as Net's constructor does.
+
+    An empty phase or a level of None leaves the net's own; stages are added to its own.
+    """
     own = record.state
     return NetState(
         phase=phase or (own.phase if own.has("phase") else "TEST"),
-        level=level or own.level,
+        level=own.level if level is None else level,
         stages=tuple(dict.fromkeys((*own.stage, *stages))),
     )
 
@@ -57,7 +60,8 @@ def net_spec(record: Record, state: NetState) -> NetSpec:
     for field, value in record.items():
         if field.name != "layer":
             setattr(kept, field.name, value)
-    kept.unknown, kept.origin = list(record.unknown), record.origin
+    kept.unknown, kept.raw_unknown = list(record.unknown), list(record.raw_unknown)
+    kept.origin, kept.line = record.origin, record.line
     kept.layer = [layer for layer in record.layer if keeps(state, layer)]
     return NetSpec(
         name=record.name,
@@ -81,7 +85,7 @@ def read_net(path: str | os.PathLike[str]) -> Record:
 def load_net(
     net: str | os.PathLike[str] | Record,
     phase: str = "TEST",
-    level: int = 0,
+    level: int | None = None,
     stages: tuple[str, ...] = (),
 ) -> NetSpec:
     """Read (if a path) and filter a net for a phase, level and stages.
@@ -96,7 +100,7 @@ def load_net(
 def parse_net(text: str, phase: str = "TEST", source: str = "<text>") -> NetSpec:
     """The net spec of prototxt text."""
     record = upgrade_net(parse_text(text, "NetParameter", source))
-    return net_spec(record, merge_state(record, phase, 0, ()))
+    return net_spec(record, merge_state(record, phase, None, ()))
 
 
 def net_record(spec: NetSpec) -> Record:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from caffe_bridge.errors import BlobError
+from caffe_bridge.errors import BlobError, GraphError
 from caffe_bridge.graph.spec import LayerSpec, NetSpec
 
 
@@ -56,17 +56,28 @@ def _unknown_bottom(layer: LayerSpec, index: int, known: dict[str, Value]) -> Bl
     )
 
 
+def _one_each(layer: LayerSpec, name: str, given: int, what: str, count: int) -> None:
+    if given not in (0, count):
+        raise GraphError(
+            f"{layer.label()}: gives {name} {given} times for {count} {what}s; give it once for "
+            f"each {what}, or not at all."
+        )
+
+
 def wire(spec: NetSpec) -> Graph:
     """Resolve blob names to values.
 
     Raises:
         BlobError: a bottom that no earlier layer makes, or a blob made twice not in place.
+        GraphError: propagate_down not once for each bottom, loss_weight not once for each top.
     """
     current: dict[str, Value] = {}
     available: dict[str, Value] = {}
     values: list[Value] = []
     nodes: list[Node] = []
     for index, layer in enumerate(spec.layers):
+        _one_each(layer, "propagate_down", len(layer.propagate_down), "bottom", len(layer.bottoms))
+        _one_each(layer, "loss_weight", len(layer.loss_weights), "top", len(layer.tops))
         inputs = []
         for position, blob in enumerate(layer.bottoms):
             if blob not in current:
@@ -77,6 +88,8 @@ def wire(spec: NetSpec) -> Graph:
         outputs = []
         for position, blob in enumerate(layer.tops):
             in_place = position < len(layer.bottoms) and layer.bottoms[position] == blob
+            if blob in layer.tops[:position]:
+                raise BlobError(f"{layer.label()}: names the top '{blob}' twice; rename one.")
             if blob in current and not in_place:
                 maker = spec.layers[current[blob].producer]
                 raise BlobError(

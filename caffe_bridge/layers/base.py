@@ -112,6 +112,7 @@ class Layer(nn.Module):
         param_field: the parameter message that arrives as ``self.p`` (Caffe's defaults, ``has``).
         is_loss: the first top has loss_weight 1 unless stated.
         is_input: the tops are fed by the caller or a data source, not computed.
+        has_source: an input whose forward pass reads a batch when the caller feeds none.
         auto_tops: anonymous tops are added up to ``tops.least`` (losses without a top).
         differentiable: False when no gradient flows through (Accuracy, ArgMax).
         no_gradient_bottoms: indices of bottoms that get no gradient (labels).
@@ -124,6 +125,7 @@ class Layer(nn.Module):
     param_field: ClassVar[str] = ""
     is_loss: ClassVar[bool] = False
     is_input: ClassVar[bool] = False
+    has_source: ClassVar[bool] = False
     auto_tops: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     no_gradient_bottoms: ClassVar[tuple[int, ...]] = ()

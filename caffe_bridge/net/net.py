@@ -107,7 +107,8 @@ class Net(nn.Module):
         values: list[Tensor] = [torch.empty(0)] * len(self.built.graph.values)
         device = next((b.value.device for b in self.learnable), torch.device("cpu"))
         for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
-            if layer.is_input:
+            fed = any(value.blob in feed for value in node.outputs)
+            if layer.is_input and (fed or not layer.has_source):
                 for value in node.outputs:
                     if value.blob not in feed:
                         raise BlobError(

@@ -68,7 +68,8 @@ def _copy_all(
     missing = []
     copied: set[int] = set()
     done: set[str] = set()
-    for layer in built.layers:
+    owned = {(s.layer, s.index) for number, s in enumerate(built.slots) if s.owner == number}
+    for position, layer in enumerate(built.layers):
         if not len(layer.blobs):
             continue
         if layer.name not in found.blobs:
@@ -77,7 +78,9 @@ def _copy_all(
         if layer.name in done:
             continue
         done.add(layer.name)
-        stored = found.blobs[layer.name]
+        stored = list(found.blobs[layer.name])
+        if found.partial:
+            stored += [None] * (len(layer.blobs) - len(stored))
         stored = layer.adapt_blobs(stored)
         if len(stored) != len(layer.blobs):
             raise WeightError(
@@ -86,6 +89,11 @@ def _copy_all(
             )
         for index, (blob, target) in enumerate(zip(stored, layer.blobs, strict=True)):
             if blob is None:
+                if (position, index) in owned:
+                    raise WeightError(
+                        f"{layer.spec.label()}: {found.source} stores no blob {index} for it; use "
+                        "the prototxt that belongs to these weights."
+                    )
                 continue
             shape = tuple(target.shape)
             if not blob.fits(shape):
@@ -132,10 +140,16 @@ def share_weights(built: Built, owner: Built) -> None:
 
 
 def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarray | None]]:
-    """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``."""
+    """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``.
+
+    Of layers with one name the first that has blobs counts, as when weights are copied.
+    """
     result: dict[str, list[np.ndarray | None]] = {}
+    first: dict[str, int] = {}
     for number, slot in enumerate(built.slots):
         layer = built.layers[slot.layer]
+        if first.setdefault(layer.name, slot.layer) != slot.layer:
+            continue
         blobs = result.setdefault(layer.name, [])
         own = slot.owner == number
         value = layer.blobs[slot.index].detach().cpu().numpy()

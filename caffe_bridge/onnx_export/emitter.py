@@ -93,7 +93,7 @@ class GraphEmitter:
     def constant(self, value: np.ndarray, hint: str) -> str:
         """Add an initializer of the current layer."""
         name = f"{self._prefix}.{hint}"
-        array = np.ascontiguousarray(value)
+        array = np.asarray(value, order="C")
         while name in self.initializers:
             if numpy_helper.to_array(self.initializers[name]).tobytes() == array.tobytes():
                 return name

@@ -78,7 +78,8 @@ def difference(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
         return float("inf"), float("inf")
     if want.size == 0:
         return 0.0, 0.0
-    gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        gap = np.asarray(np.abs(got.astype(np.float64) - want.astype(np.float64)))
     gap[(got == want) | (np.isnan(got) & np.isnan(want))] = 0.0
     worst = float(gap.max()) if np.isfinite(gap).all() else float("inf")
     finite = np.abs(want[np.isfinite(want)]).max(initial=0.0)
@@ -161,14 +162,16 @@ def verify(
     needed = [item.name for item in loaded.get_inputs()]
     free = all(isinstance(item.shape[0], str) for item in loaded.get_inputs() if item.shape)
     own = next((shape[0] for shape in net.inputs.values() if shape), 1)
-    sizes = batches_of(net, batches if free else (own,)) if feed is None else (0,)
+    sizes: tuple[int, ...] = (0,) if feed is not None else (own,)
+    if feed is None and free:
+        sizes = batches_of(net, batches)
     value_names = {value.name: value.index for value in net.built.graph.values}
     outputs = set(net.outputs)
     found = []
     for batch in sizes:
-        given = dict(feed) if feed is not None else random_feed(net, batch, seed)
+        given = dict(feed) if feed is not None else random_feed(net, batch if free else None, seed)
         values = net.run(given)
-        arrays = {name: np.ascontiguousarray(given[name].numpy()) for name in needed}
+        arrays = {name: np.asarray(given[name].numpy(), order="C") for name in needed}
         results = dict(zip(names, loaded.run(names, arrays), strict=True))
         for name, index in value_names.items():
             if name in results:

@@ -90,7 +90,7 @@ class Executor:
         loss = 0.0
         for index in range(start, end + 1):
             node, layer = self.built.graph.nodes[index], self.built.layers[index]
-            if layer.is_input:
+            if layer.is_input and not layer.has_source:
                 continue
             leaves = []
             for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
@@ -131,15 +131,17 @@ class Executor:
         ]
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         params = _unique(blob for blob in layer.blobs if blob.requires_grad)
-        if not pairs or not (inputs or params):
+        if not (inputs or params):
             return
-        grads = torch.autograd.grad(
-            [top for top, _ in pairs],
-            [*inputs, *params],
-            [diff.clone() for _, diff in pairs],
-            retain_graph=True,
-            allow_unused=True,
-        )
+        grads: Sequence[Tensor | None] = [None] * len([*inputs, *params])
+        if pairs:
+            grads = torch.autograd.grad(
+                [top for top, _ in pairs],
+                [*inputs, *params],
+                [diff.clone() for _, diff in pairs],
+                retain_graph=True,
+                allow_unused=True,
+            )
         found = iter(grads[: len(inputs)])
         for value, leaf in zip(node.inputs, leaves, strict=True):
             if leaf.requires_grad:

@@ -98,7 +98,7 @@ class Net:
         return [
             value.blob
             for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True)
-            if layer.is_input
+            if layer.is_input and not layer.has_source
             for value in node.outputs
         ]
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from caffe_bridge.errors import SchemaError
-from caffe_bridge.files import HDF5_MAGIC, atomic_write, refuse_impostor, require_file
+from caffe_bridge.files import (
+    HDF5_MAGIC,
+    atomic_write,
+    looks_like_text,
+    refuse_impostor,
+    require_file,
+)
 from caffe_bridge.schema import wire
 from caffe_bridge.schema.blob import MappedFile, StoredBlob, make_blob, stored_blob
 from caffe_bridge.schema.record import Record
@@ -37,10 +43,13 @@ def read_binary(path: str | os.PathLike[str], message: str, what: str = "caffemo
     refuse_impostor(found, head, what)
     if head.startswith(HDF5_MAGIC):
         raise SchemaError(f"{found}: is an HDF5 file, expected a binary {what}.")
+    if looks_like_text(head):
+        raise SchemaError(
+            f"{found}: is a text file, expected a binary {what}; did you swap prototxt and weights?"
+        )
     file = MappedFile(found)
     record = wire.decode(memoryview(file.map), message, str(path), file.bulk)
-    known = sum(1 for _ in record.items())
-    if not known:
+    if not any(True for _ in record.items()):
         raise SchemaError(
             f"{found}: has none of the fields of a {message}; it is not a {what}. "
             "Did you swap two file names?"
@@ -66,7 +75,13 @@ def read_blob(path: str | os.PathLike[str]) -> StoredBlob:
 
 
 def write_blob(array: np.ndarray, path: str | os.PathLike[str]) -> Path:
-    """Write an array of up to four axes as a binaryproto with Caffe's legacy shape."""
+    """Write an array of up to four axes as a binaryproto with Caffe's legacy shape.
+
+    Raises:
+        SchemaError: more than four axes.
+    """
+    if array.ndim > 4:
+        raise SchemaError(f"{path}: a binaryproto has up to 4 axes, the array has {array.ndim}.")
     record = make_blob(array.astype(np.float32))
     padded = (1,) * (4 - array.ndim) + array.shape
     record.clear("shape")

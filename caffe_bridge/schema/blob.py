@@ -38,9 +38,13 @@ class FileArray:
         return self.size
 
     def read_into(self, out: np.ndarray) -> None:
-        """Fill ``out`` (contiguous, as many numbers) with the values."""
-        if out.dtype != self.dtype:
-            out.reshape(-1)[...] = np.asarray(self)
+        """Fill ``out`` (as many numbers, any shape) with the values.
+
+        Raises:
+            SchemaError: the file shrank meanwhile.
+        """
+        if out.dtype != self.dtype or out.size != self.size or not out.flags.c_contiguous:
+            np.copyto(out, np.asarray(self).reshape(out.shape))
             return
         target = out.reshape(-1).view(np.uint8).data
         done = 0
@@ -99,7 +103,7 @@ class StoredBlob:
         if isinstance(self.values, FileArray):
             self.values.read_into(out)
         else:
-            out.reshape(-1)[...] = np.asarray(self.values).reshape(-1)
+            np.copyto(out, np.asarray(self.values).reshape(out.shape))
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Caffe's ShapeEquals: equal, or equal after padding a legacy shape with leading ones."""
@@ -125,7 +129,13 @@ def stored_blob(record: Record, gradient: bool = False) -> StoredBlob:
         values = getattr(record, single)
     elif record.has(raw):
         kind = getattr(record, f"{raw}_type")
-        values = np.frombuffer(getattr(record, raw), _RAW.get(kind, "<f4"))
+        data = getattr(record, raw)
+        if kind not in _RAW or len(data) % np.dtype(_RAW[kind]).itemsize:
+            raise SchemaError(
+                f"{record.origin or 'BlobProto'}: {raw} holds {len(data)} bytes of type {kind}; "
+                f"read are whole numbers of {', '.join(_RAW)}."
+            )
+        values = np.frombuffer(data, _RAW[kind])
     else:
         values = np.zeros(0, np.float32)
     legacy = any(record.has(name) for name in ("num", "channels", "height", "width"))

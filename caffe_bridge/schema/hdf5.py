@@ -34,7 +34,7 @@ def _layers(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if not isinstance(item, h5py.Group):
             continue
         full = f"{prefix}{name}"
-        if any(isinstance(child, h5py.Dataset) for child in item.values()):
+        if not len(item) or any(isinstance(child, h5py.Dataset) for child in item.values()):
             yield full, item
         yield from _layers(item, full + "/")
 
@@ -64,11 +64,25 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, list[StoredBlob | No
 def write_weights(
     path: str | os.PathLike[str], layers: list[tuple[str, list[np.ndarray | None]]]
 ) -> Path:
-    """Write ``.caffemodel.h5``; ``None`` marks a blob stored at another layer (shared)."""
+    """Write ``.caffemodel.h5``; ``None`` marks a blob stored at another layer (shared).
+
+    Of layers with one name the first is written.
+
+    Raises:
+        SchemaError: a layer name that HDF5 takes for another place.
+    """
+    for name, _blobs in layers:
+        if any(part in ("", ".") for part in name.split("/")):
+            raise SchemaError(
+                f"{path}: layer name '{name}' cannot name an HDF5 group; rename the layer or "
+                "write a .caffemodel."
+            )
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         for name, blobs in layers:
             group = data.require_group(name)
+            if any(isinstance(child, h5py.Dataset) for child in group.values()):
+                continue
             for index, values in enumerate(blobs):
                 if values is not None:
                     group.create_dataset(str(index), data=values)
@@ -85,10 +99,19 @@ def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.nda
         if "iter" not in file or "history" not in file:
             raise SchemaError(f"{path}: has no 'iter' and 'history'; it is not a .solverstate.h5.")
         learned = file["learned_net"][()] if "learned_net" in file else b""
-        text = learned.decode() if isinstance(learned, bytes) else str(learned)
-        history = [file["history"][str(i)][...] for i in range(len(file["history"]))]
-        step = int(np.asarray(file["current_step"][()]).reshape(-1)[0])
-        return int(np.asarray(file["iter"][()]).reshape(-1)[0]), step, text, history
+        text = learned.decode("utf-8", "replace") if isinstance(learned, bytes) else str(learned)
+        stored = file["history"]
+        lacking = [i for i in range(len(stored)) if str(i) not in stored]
+        if lacking:
+            raise SchemaError(f"{path}: its history lacks blob {lacking[0]}; the file is damaged.")
+        history = [stored[str(i)][...] for i in range(len(stored))]
+        return _whole(file, "iter"), _whole(file, "current_step"), text, history
+
+
+def _whole(file: Any, name: str) -> int:
+    """The number stored under a name, 0 when it is not stored."""
+    values = np.asarray(file[name][()] if name in file else 0).reshape(-1)
+    return int(values[0]) if values.size else 0
 
 
 def write_state(

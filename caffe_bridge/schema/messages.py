@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PACKAGE = "caffe_bridge"
@@ -27,6 +28,22 @@ BULK = {
     ("BlobProto", "double_data"): "<f8",
     ("BlobProto", "double_diff"): "<f8",
 }
+#: Smallest and largest value of the integer kinds.
+INTEGERS = {
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "int64": (-(1 << 63), (1 << 63) - 1),
+    "uint32": (0, (1 << 32) - 1),
+    "uint64": (0, (1 << 64) - 1),
+}
+
+
+def single(value: float) -> float:
+    """The float32 next to ``value``, stated by its shortest decimal: 0.1, not 0.10000000149.
+
+    Every float of a record has this form, so text and binary files give equal records.
+    """
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,8 @@ def _default(proto: Any, kind: str, enum: EnumType | None) -> Any:
     if kind == "bool":
         return text == "true"
     if kind in ("float", "double"):
-        return float(text) if text is not None else 0.0
+        number = float(text) if text is not None else 0.0
+        return single(number) if kind == "float" else number
     return int(text) if text is not None else 0
 
 

@@ -8,9 +8,12 @@ that nothing a fork added is lost between reading and writing.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from caffe_bridge.errors import SchemaError
 from caffe_bridge.schema.messages import FieldType, RecordType, record_type
@@ -22,7 +25,7 @@ class Unknown:
 
     name: str
     value: str | list[Unknown]
-    line: int
+    line: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Record:
     def items(self) -> Iterator[tuple[FieldType, Any]]:
         """Given fields in the order they were given."""
         for name, value in self._values.items():
-            if not isinstance(value, list) or value:
+            if self.has(name):
                 yield self._type.fields[name], value
 
     def copy(self) -> Record:
@@ -151,22 +154,35 @@ class Record:
 
     def merge(self, other: Record) -> None:
         """Protobuf's merge: scalars replaced, messages merged, repeated fields appended."""
-        for field, value in other.items():
-            if field.repeated and not field.bulk:
+        for field, value in other.copy().items():
+            if field.bulk and self.has(field.name):
+                parts = [np.asarray(self._values[field.name]), np.asarray(value)]
+                self._values[field.name] = np.concatenate(parts)
+            elif field.repeated and not field.bulk:
                 self._values.setdefault(field.name, []).extend(value)
             elif isinstance(value, Record) and field.name in self._values:
                 self._values[field.name].merge(value)
             else:
-                self._values[field.name] = value.copy() if isinstance(value, Record) else value
+                self._values[field.name] = value
         self.unknown.extend(other.unknown)
         self.raw_unknown.extend(other.raw_unknown)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record) or other._type is not self._type:
             return NotImplemented
-        return dict(self._values) == dict(other._values)
+        mine, theirs = ({f.name: v for f, v in r.items()} for r in (self, other))
+        return (
+            mine.keys() == theirs.keys()
+            and self.unknown == other.unknown
+            and self.raw_unknown == other.raw_unknown
+            and all(_equal(self._type.fields[name], mine[name], theirs[name]) for name in mine)
+        )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (self._values, self.unknown, self.raw_unknown, self.line, self.origin)
+        return _rebuild, (self._type.name, *state)
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{f.name}={v!r}" for f, v in self.items() if not f.bulk)
@@ -177,6 +193,26 @@ class Record:
         if self.origin and self.line:
             return f"{self.origin}:{self.line}"
         return self.origin or (f"line {self.line}" if self.line else "")
+
+
+def _equal(kind: FieldType, mine: Any, theirs: Any) -> bool:
+    if kind.bulk:
+        return np.array_equal(np.asarray(mine), np.asarray(theirs), equal_nan=True)
+    return bool(mine == theirs)
+
+
+def _rebuild(
+    name: str,
+    values: dict[str, Any],
+    unknown: list[Unknown],
+    raw_unknown: list[RawUnknown],
+    line: int,
+    origin: str,
+) -> Record:
+    made = Record(name)
+    made._values.update(values)
+    made.unknown, made.raw_unknown, made.line, made.origin = unknown, raw_unknown, line, origin
+    return made
 
 
 def unknown_fields(record: Record, path: str = "") -> list[tuple[str, int]]:

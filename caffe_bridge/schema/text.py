@@ -17,8 +17,14 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from caffe_bridge.errors import SchemaError, TextParseError
-from caffe_bridge.files import HDF5_MAGIC, atomic_write, refuse_impostor, require_file
-from caffe_bridge.schema.messages import FieldType, RecordType, record_type
+from caffe_bridge.files import (
+    HDF5_MAGIC,
+    atomic_write,
+    looks_like_text,
+    refuse_impostor,
+    require_file,
+)
+from caffe_bridge.schema.messages import INTEGERS, FieldType, RecordType, record_type, single
 from caffe_bridge.schema.record import Record, Unknown
 
 _TOKEN = re.compile(
@@ -30,8 +36,14 @@ _TOKEN = re.compile(
       |(?P<punct>[{}<>:,;\[\]])""",
     re.VERBOSE,
 )
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPE = re.compile(
+    rb"\\(x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)", re.DOTALL
+)
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f",
+            b"v": b"\v"}  # fmt: skip
+_MAX_DEPTH = 100
+#: Enums whose values are an open set: forks add layer types.
+_OPEN_ENUMS = ("LayerType",)
 _BOOL = {"true": True, "t": True, "1": True, "True": True,
          "false": False, "f": False, "0": False, "False": False}  # fmt: skip
 _OPEN = {"{": "}", "<": ">"}
@@ -43,16 +55,20 @@ class _Token(NamedTuple):
     start: int
 
 
-def _unescape(literal: str) -> str:
-    def one(match: re.Match[str]) -> str:
+def _unescape(literal: str) -> bytes:
+    """The bytes of a quoted literal; octal and hex escapes are bytes, the text is UTF-8."""
+
+    def one(match: re.Match[bytes]) -> bytes:
         code = match.group(1)
-        if code[0] == "x":
-            return chr(int(code[1:], 16))
-        if code[0] in "01234567":
-            return chr(int(code, 8))
+        if code[:1] == b"x":
+            return bytes([int(code[1:], 16)])
+        if code[:1] in (b"u", b"U") and len(code) > 1:
+            return chr(min(int(code[1:], 16), 0x10FFFF)).encode("utf-8", "replace")
+        if code[:1].isdigit() and code < b"8":
+            return bytes([int(code, 8) & 0xFF])
         return _ESCAPES.get(code, code)
 
-    return _ESCAPE.sub(one, literal[1:-1])
+    return _ESCAPE.sub(one, literal[1:-1].encode())
 
 
 class _Parser:
@@ -122,7 +138,7 @@ class _Parser:
         colon = self.accept(":")
         token = self.peek()
         if field is None:
-            record.unknown.append(self._unknown(name, colon))
+            record.unknown.append(self._unknown(name, colon, 0))
         elif field.message is not None:
             if token.text not in _OPEN or token.kind != "punct":
                 if self.accept("["):
@@ -163,7 +179,7 @@ class _Parser:
     def _scalar(self, field: FieldType) -> Any:
         token = self.take()
         text = token.text
-        if token.kind == "minus":
+        if token.kind == "minus" and self.peek().kind in ("number", "word"):
             token = self.take()
             text = "-" + token.text
         if field.kind in ("string", "bytes"):
@@ -174,47 +190,50 @@ class _Parser:
             parts = [_unescape(text)]
             while self.peek().kind == "string":
                 parts.append(_unescape(self.take().text))
-            joined = "".join(parts)
-            return joined.encode("latin-1") if field.kind == "bytes" else joined
+            joined = b"".join(parts)
+            return joined if field.kind == "bytes" else joined.decode("utf-8", "replace")
         if field.kind == "enum":
-            return self._enum(field, token)
+            return self._enum(field, token, text)
         if field.kind == "bool":
             if text in _BOOL:
                 return _BOOL[text]
             self._fail(token.start, f"'{field.name}' wants true or false, found {text!r}")
         try:
             if field.kind in ("float", "double"):
-                return float(text.rstrip("fF") if text[-3:].lower() != "inf" else text)
-            return int(text, 0) if not re.fullmatch(r"[+-]?0\d+", text) else int(text, 8)
+                number = float(text.rstrip("fF") if text[-3:].lower() != "inf" else text)
+                return single(number) if field.kind == "float" else number
+            whole = int(text, 0) if not re.fullmatch(r"[+-]?0\d+", text) else int(text, 8)
         except ValueError:
             wanted = "a number" if field.kind in ("float", "double") else "an integer"
             self._fail(token.start, f"'{field.name}' wants {wanted}, found {text!r}")
+        least, most = INTEGERS[field.kind]
+        if not least <= whole <= most:
+            self._fail(token.start, f"'{field.name}' takes {least} to {most}, found {whole}")
+        return whole
 
-    def _enum(self, field: FieldType, token: _Token) -> str:
+    def _enum(self, field: FieldType, token: _Token, text: str) -> str:
         assert field.enum is not None
-        if token.kind == "number":
-            number = int(float(token.text))
-            return field.enum.names.get(number, str(number))
-        if token.kind == "string":
-            return _unescape(token.text)
-        if token.kind != "word":
-            self._fail(token.start, f"'{field.name}' wants a name, found {token.text!r}")
-        return token.text
+        name = _unescape(text).decode("utf-8", "replace") if token.kind == "string" else text
+        if token.kind == "number" and re.fullmatch(r"-?\d+", text):
+            name = field.enum.names.get(int(text), str(int(text)))
+        elif token.kind not in ("string", "word"):
+            self._fail(token.start, f"'{field.name}' wants a name, found {text!r}")
+        if name not in field.enum.numbers and field.enum.name not in _OPEN_ENUMS:
+            allowed = ", ".join(field.enum.numbers)
+            self._fail(token.start, f"'{field.name}' is one of {allowed}, found {name!r}")
+        return name
 
-    def _unknown(self, name: _Token, colon: bool) -> Unknown:
+    def _unknown(self, name: _Token, colon: bool, depth: int) -> Unknown:
         line = self.line(name)
+        if depth > _MAX_DEPTH:
+            self._fail(name.start, f"blocks are nested more than {_MAX_DEPTH} deep")
         token = self.take()
         if token.kind == "punct" and token.text in _OPEN:
-            return Unknown(name.text, self._unknown_body(_OPEN[token.text]), line)
+            return Unknown(name.text, self._unknown_body(_OPEN[token.text], depth), line)
         if not colon:
             self._fail(token.start, f"expected ':' or '{{' after '{name.text}'")
         if token.kind == "punct" and token.text == "[":
-            parts = []
-            while not self.accept("]"):
-                parts.append(self.take().text)
-                if parts[-1] == "":
-                    self._fail(token.start, "the list that starts here is never closed")
-            return Unknown(name.text, f"[{' '.join(parts)}]", line)
+            return Unknown(name.text, self._unknown_list(token), line)
         literal = token.text
         if token.kind == "minus":
             literal += self.take().text
@@ -224,13 +243,25 @@ class _Parser:
             literal += " " + self.take().text
         return Unknown(name.text, literal, line)
 
-    def _unknown_body(self, close: str) -> list[Unknown]:
+    def _unknown_list(self, opening: _Token) -> str:
+        """The literal text of a list, nested ones and blocks included."""
+        parts, level = ["["], 1
+        while level:
+            token = self.take()
+            if token.kind == "end":
+                self._fail(opening.start, "the list that starts here is never closed")
+            if token.kind == "punct":
+                level += {"[": 1, "]": -1}.get(token.text, 0)
+            parts.append(token.text)
+        return " ".join(parts)
+
+    def _unknown_body(self, close: str, depth: int) -> list[Unknown]:
         fields = []
         while not self.accept(close):
             token = self.take()
             if token.kind != "word":
                 self._fail(token.start, f"expected a field name or '{close}'")
-            fields.append(self._unknown(token, self.accept(":")))
+            fields.append(self._unknown(token, self.accept(":"), depth + 1))
             while self.accept(",") or self.accept(";"):
                 pass
         return fields
@@ -255,7 +286,7 @@ def read_text(path: str | os.PathLike[str], message: str) -> Record:
     found = require_file(path, "prototxt")
     data = found.read_bytes()
     refuse_impostor(found, data[:200], "prototxt")
-    if data.startswith(HDF5_MAGIC) or b"\0" in data[:4096]:
+    if data.startswith(HDF5_MAGIC) or not looks_like_text(data[:4096]):
         raise SchemaError(
             f"{found}: is a binary file, expected prototxt text; did you swap prototxt and weights?"
         )
@@ -264,15 +295,18 @@ def read_text(path: str | os.PathLike[str], message: str) -> Record:
 
 def _quote(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return (
+        '"' + "".join(c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}" for c in escaped) + '"'
+    )
 
 
 def format_float(value: float) -> str:
     """Shortest text that reads back as the same float32: ``0.1``, ``1e-05``, ``2``."""
-    single = np.float32(value)
-    if not np.isfinite(single):
-        return "nan" if np.isnan(single) else ("inf" if single > 0 else "-inf")
-    return str(single).removesuffix(".0")
+    return _number_text(single(value))
+
+
+def _number_text(value: float) -> str:
+    return repr(value).removesuffix(".0")
 
 
 def _scalar_text(field: FieldType, value: Any) -> str:
@@ -282,9 +316,9 @@ def _scalar_text(field: FieldType, value: Any) -> str:
         return '"' + "".join(f"\\{b:03o}" for b in value) + '"'
     if field.kind == "bool":
         return "true" if value else "false"
-    if field.kind in ("float", "double"):
+    if field.kind == "float":
         return format_float(float(value))
-    return str(value)
+    return _number_text(float(value)) if field.kind == "double" else str(value)
 
 
 def _unknown_lines(fields: Iterable[Unknown], indent: str) -> Iterable[str]:
@@ -299,8 +333,8 @@ def _unknown_lines(fields: Iterable[Unknown], indent: str) -> Iterable[str]:
 
 def _lines(record: Record, indent: str) -> Iterable[str]:
     for field, value in record.items():
-        many = field.repeated
-        for item in value if many else [value]:
+        many = np.asarray(value).reshape(-1) if field.bulk else value
+        for item in many if field.repeated else [value]:
             if isinstance(item, Record):
                 yield f"{indent}{field.name} {{"
                 yield from _lines(item, indent + "  ")

@@ -32,10 +32,11 @@ V1_TYPES = {
 FORK_V1_TYPES = {
     "PRELU": "PReLU", "40": "PReLU", "ELU": "ELU", "41": "ELU", "BN": "BN", "RESHAPE": "Reshape",
     "CROP": "Crop", "NORMALIZE": "Normalize", "BATCH_NORM": "BatchNorm", "SCALE": "Scale",
-    "ROI_POOLING": "ROIPooling", "UPSAMPLE": "Upsample",
+    "ROI_POOLING": "ROIPooling", "UPSAMPLE": "Upsample", "RELU6": "ReLU6",
+    "COMPACT_DATA": "CompactData", "COLINEAR_CONVOLUTION": "ColinearConvolution",
 }  # fmt: skip
-_TRANSFORMED = {"Data": "data_param", "ImageData": "image_data_param",
-                "WindowData": "window_data_param"}  # fmt: skip
+_TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param",
+                "WINDOW_DATA": "window_data_param"}  # fmt: skip
 _TRANSFORM_FIELDS = ("scale", "mean_file", "crop_size", "mirror")
 _PARAM_FIELDS = ("param", "blob_share_mode", "blobs_lr", "weight_decay")
 _SOLVERS = {"SGD": "SGD", "NESTEROV": "Nesterov", "ADAGRAD": "AdaGrad", "RMSPROP": "RMSProp",
@@ -72,7 +73,7 @@ def _upgrade_v1_layer(old: Record) -> Record:
 
 
 def _upgrade_transform(layer: Record) -> None:
-    message = _TRANSFORMED.get(V1_TYPES.get(layer.type, layer.type))
+    message = _TRANSFORMED.get(layer.type)
     if message is None or not layer.has(message):
         return
     param = layer.mutable(message)
@@ -85,9 +86,9 @@ def _upgrade_transform(layer: Record) -> None:
 def _upgrade_input(net: Record) -> None:
     names = list(net.input)
     shapes = [list(shape.dim) for shape in net.input_shape]
-    if net.has("input_dim"):
+    if not shapes:
         dims = list(net.input_dim)
-        if len(dims) != 4 * len(names):
+        if names and dims and len(dims) != 4 * len(names):
             raise UpgradeError(
                 f"{net.where()}: {len(names)} inputs need {4 * len(names)} input_dim values, "
                 f"found {len(dims)}."
@@ -138,9 +139,6 @@ def upgrade_net(net: Record) -> Record:
             _upgrade_transform(layer)
         net.layer = [_upgrade_v1_layer(layer) for layer in net.layers]
         net.clear("layers")
-    else:
-        for layer in net.layer:
-            _upgrade_transform(layer)
     _upgrade_input(net)
     _upgrade_batch_norm(net)
     return net

@@ -13,9 +13,10 @@ TYPES = {
     "data": "DATA", "dropout": "DROPOUT", "euclidean_loss": "EUCLIDEAN_LOSS",
     "flatten": "FLATTEN", "hdf5_data": "HDF5_DATA", "hdf5_output": "HDF5_OUTPUT",
     "im2col": "IM2COL", "images": "IMAGE_DATA", "infogain_loss": "INFOGAIN_LOSS",
-    "innerproduct": "INNER_PRODUCT", "lrn": "LRN", "multinomial_loss": "MULTINOMIAL_LOGISTIC_LOSS",
-    "pool": "POOLING", "relu": "RELU", "sigmoid": "SIGMOID", "softmax": "SOFTMAX",
-    "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT", "tanh": "TANH", "window_data": "WINDOW_DATA",
+    "innerproduct": "INNER_PRODUCT", "lrn": "LRN",
+    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS", "pool": "POOLING", "relu": "RELU",
+    "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT", "tanh": "TANH",
+    "window_data": "WINDOW_DATA",
 }  # fmt: skip
 _CONV, _POOL, _IP = "convolution_param", "pooling_param", "inner_product_param"
 _DATA = {"data": "data_param", "images": "image_data_param", "window_data": "window_data_param",
@@ -38,10 +39,10 @@ _FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "k": {"lrn": ("lrn_param", "k")},
     "source": {kind: (message, "source") for kind, message in _DATA.items()}
     | {"infogain_loss": ("infogain_loss_param", "source")},
-    "scale": dict.fromkeys(("data", "images", "window_data"), ("transform_param", "scale")),
-    "meanfile": dict.fromkeys(("data", "images", "window_data"), ("transform_param", "mean_file")),
-    "cropsize": dict.fromkeys(("data", "images", "window_data"), ("transform_param", "crop_size")),
-    "mirror": dict.fromkeys(("data", "images", "window_data"), ("transform_param", "mirror")),
+    "scale": dict.fromkeys(TYPES, ("transform_param", "scale")),
+    "meanfile": dict.fromkeys(TYPES, ("transform_param", "mean_file")),
+    "cropsize": dict.fromkeys(TYPES, ("transform_param", "crop_size")),
+    "mirror": dict.fromkeys(TYPES, ("transform_param", "mirror")),
     "batchsize": {kind: (message, "batch_size") for kind, message in _DATA.items()},
     "rand_skip": {"data": ("data_param", "rand_skip"), "images": ("image_data_param", "rand_skip")},
     "shuffle_images": {"images": ("image_data_param", "shuffle")},
@@ -53,8 +54,8 @@ _FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "det_fg_fraction": {"window_data": ("window_data_param", "fg_fraction")},
     "det_context_pad": {"window_data": ("window_data_param", "context_pad")},
     "det_crop_mode": {"window_data": ("window_data_param", "crop_mode")},
-}
-_SAME = ("blobs", "blobs_lr", "weight_decay", "hdf5_output_param")
+    "hdf5_output_param": {"hdf5_output": ("", "hdf5_output_param")},
+} | {name: dict.fromkeys(TYPES, ("", name)) for name in ("blobs", "blobs_lr", "weight_decay")}
 
 
 def is_v0(net: Record) -> bool:
@@ -79,10 +80,7 @@ def _upgrade_layer(connection: Record) -> Record:
         if connection.has(name):
             setattr(made, name, getattr(connection, name))
     for field, value in old.items():
-        if field.name in ("name", "type"):
-            continue
-        if field.name in _SAME:
-            setattr(made, field.name, value)
+        if field.name in ("name", "type", "new_num", "new_channels"):  # V1 has none of these
             continue
         place = _FIELDS.get(field.name, {}).get(old.type)
         if place is None:
@@ -96,30 +94,40 @@ def _upgrade_layer(connection: Record) -> Record:
 
 def _put(layer: Record, place: tuple[str, str], value: Any) -> None:
     message, name = place
-    target = layer.mutable(message)
-    if target.record_type.fields[name].repeated:
+    target = layer.mutable(message) if message else layer
+    if target.record_type.fields[name].repeated and not isinstance(value, list):
         target.append(name, value)
     else:
         setattr(target, name, value)
 
 
 def fold_padding(net: Record) -> None:
-    """Move the pad of every ``padding`` layer into the conv or pool that reads it."""
-    pads = {c.top[0]: c for c in net.layers if c.layer.type == "padding" and c.top}
-    kept = [c for c in net.layers if c.layer.type != "padding"]
-    for connection in kept:
+    """Move the pad of every ``padding`` layer into the conv or pool that reads it.
+
+    Raises:
+        UpgradeError: another layer reads it, or one of the two has several blobs.
+    """
+    maker: dict[str, Record] = {}
+    for connection in net.layers:
         for index, bottom in enumerate(connection.bottom):
-            if bottom not in pads:
+            source = maker.get(bottom)
+            if source is None or source.layer.type != "padding":
                 continue
             layer = connection.mutable("layer")
-            if layer.type not in ("conv", "pool"):
+            if layer.type not in ("conv", "pool") or len(connection.bottom) != 1:
                 raise UpgradeError(
                     f"{layer.name} at {layer.where()}: reads the padding layer '{bottom}', but "
-                    "only conv and pool layers can take a pad."
+                    "only conv and pool layers with one bottom can take a pad."
                 )
-            layer.pad = pads[bottom].layer.pad
-            connection.bottom[index] = pads[bottom].bottom[0]
-    net.layers = kept
+            if len(source.bottom) != 1 or len(source.top) != 1:
+                raise UpgradeError(
+                    f"{source.layer.name} at {source.layer.where()}: a padding layer has one "
+                    f"bottom and one top, found {len(source.bottom)} and {len(source.top)}."
+                )
+            layer.pad = source.layer.pad
+            connection.bottom[index] = source.bottom[0]
+        maker.update(dict.fromkeys(connection.top, connection))
+    net.layers = [c for c in net.layers if c.layer.type != "padding"]
 
 
 def upgrade_v0(net: Record) -> None:

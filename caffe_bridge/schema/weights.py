@@ -17,15 +17,17 @@ from caffe_bridge.schema.upgrade import upgrade_net
 
 @dataclass
 class Weights:
-    """Stored blobs by layer name (first layer of a name wins, as in Caffe).
+    """Stored blobs by layer name (of layers with one name, the first that has blobs).
 
-    A blob is ``None`` when an HDF5 file stores it at another layer (shared parameters).
+    A blob is ``None`` when an HDF5 file stores it at another layer (shared parameters);
+    ``partial`` tells that such blobs may also be left out at the end of a layer's list.
     ``types`` holds the layer types where the file tells them.
     """
 
     source: str
     blobs: dict[str, list[StoredBlob | None]]
     types: dict[str, str] = field(default_factory=dict)
+    partial: bool = False
 
 
 def load_weights(path: str | os.PathLike[str]) -> Weights:
@@ -37,18 +39,18 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         SchemaError: the file is missing, truncated, or something else.
     """
     if Path(path).is_file() and is_hdf5(path):
-        return Weights(str(path), hdf5.read_weights(path))
+        return Weights(str(path), hdf5.read_weights(path), partial=True)
     net = upgrade_net(read_binary(path, "NetParameter"))
     result = Weights(str(path), {})
     for layer in net.layer:
-        if layer.name in result.blobs:
+        if result.blobs.get(layer.name):
             continue
         result.types[layer.name] = layer.type
-        blobs = []
-        for blob in layer.blobs:
-            blob.origin = str(path)
+        blobs: list[StoredBlob | None] = []
+        for index, blob in enumerate(layer.blobs):
+            blob.origin = f"{path}: layer '{layer.name}', blob {index}"
             blobs.append(stored_blob(blob))
-        result.blobs[layer.name] = list(blobs)
+        result.blobs[layer.name] = blobs
     return result
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from caffe_bridge.errors import SchemaError
-from caffe_bridge.schema.messages import FieldType, RecordType, record_type
+from caffe_bridge.schema.messages import INTEGERS, FieldType, RecordType, record_type, single
 from caffe_bridge.schema.record import RawUnknown, Record
 
 VARINT, I64, LEN, START, END, I32 = 0, 1, 2, 3, 4, 5
@@ -52,8 +52,9 @@ def _signed(value: int, kind: str) -> Any:
         return bool(value)
     if kind in ("sint32", "sint64"):
         return (value >> 1) ^ -(value & 1)
+    value &= 0xFFFFFFFFFFFFFFFF
     if kind in ("uint32", "uint64"):
-        return value & (0xFFFFFFFF if kind == "uint32" else 0xFFFFFFFFFFFFFFFF)
+        return value & 0xFFFFFFFF if kind == "uint32" else value
     if kind == "int64":
         return value - (1 << 64) if value >> 63 else value
     value &= 0xFFFFFFFF
@@ -69,8 +70,10 @@ def _scalar(field: FieldType, value: int) -> Any:
 
 def _packed(field: FieldType, data: memoryview, at: int, end: int) -> Iterable[Any]:
     if field.kind in _STRUCT:
+        if (end - at) % struct.calcsize(_STRUCT[field.kind]):
+            raise WireError(f"{field.name} at byte {at} is cut inside a number")
         for (value,) in struct.iter_unpack(_STRUCT[field.kind], data[at:end]):
-            yield value
+            yield single(value) if field.kind == "float" else value
         return
     while at < end:
         raw, at = _varint(data, at, end)
@@ -99,19 +102,16 @@ def walk(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, i
         WireError: the bytes are no message.
     """
     while at < end:
+        start = at
         tag, at = _varint(data, at, end)
         number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise WireError(f"field number 0 at byte {at}")
+        if not 0 < number < 1 << 29:
+            raise WireError(f"field number {number} at byte {start}")
         begin, at = _take(data, wire, at, end)
         yield number, wire, begin, at
 
 
-def _decode(
-    kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkReader, depth: int
-) -> Record:
-    if depth > 32:
-        raise WireError(f"messages nested too deeply at byte {at}")
+def _decode(kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkReader) -> Record:
     record = Record(kind)
     runs: dict[str, list[Any]] = {}
     for number, wire, begin, stop in walk(data, at, end):
@@ -120,7 +120,7 @@ def _decode(
         if field is None or (wire != expected and not (wire == LEN and field.repeated)):
             record.raw_unknown.append(RawUnknown(number, wire, bytes(data[begin:stop])))
         elif field.message is not None:
-            value = _decode(field.message, data, begin, stop, bulk, depth + 1)
+            value = _decode(field.message, data, begin, stop, bulk)
             if field.repeated:
                 record.append(field.name, value)
             elif record.has(field.name):
@@ -145,7 +145,7 @@ def _decode(
             if wire == VARINT:
                 scalar = _scalar(field, _varint(data, begin, stop)[0])
             else:
-                scalar = struct.unpack_from(_STRUCT[field.kind], data, begin)[0]
+                scalar = next(iter(_packed(field, data, begin, stop)))
             if field.repeated:
                 record.append(field.name, scalar)
             else:
@@ -172,7 +172,7 @@ def decode(
     """
     view = memoryview(data)
     try:
-        record = _decode(record_type(message), view, 0, len(view), bulk, 0)
+        record = _decode(record_type(message), view, 0, len(view), bulk)
     except WireError as error:
         raise WireError(
             f"{source}: not a whole {message} ({error} of {len(view)}); "
@@ -194,6 +194,7 @@ def _put_varint(value: int) -> bytes:
 
 def _put_scalar(field: FieldType, value: Any) -> bytes:
     if field.kind in _STRUCT:
+        value = single(value) if field.kind == "float" else value
         return struct.pack(_STRUCT[field.kind], value)
     if field.kind == "enum" and field.enum is not None:
         known = field.enum.numbers.get(value)
@@ -205,6 +206,9 @@ def _put_scalar(field: FieldType, value: Any) -> bytes:
         return _put_varint(int(value) if known is None else known)
     if field.kind in ("sint32", "sint64"):
         return _put_varint((value << 1) ^ (value >> 63))
+    least, most = INTEGERS.get(field.kind, (0, 1))
+    if not least <= int(value) <= most:
+        raise SchemaError(f"{field.name} is {value}, outside {field.kind} ({least} to {most}).")
     return _put_varint(int(value))
 
 

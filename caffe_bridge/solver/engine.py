@@ -92,12 +92,14 @@ class Solver:
         self.step_index = 0
         self.force_decay = float(solver.force_decay)
         self.stop_requested = False
+        self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
         self.on_gradients: list[Callable[[Solver], None]] = []
         self.callbacks: list[Callable[[Solver], None]] = []
         self.loss = 0.0
         self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
         self.test_results: list[dict[str, float]] = []
+        self.test_iteration = -1
         blobs = self.net.learnable
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
@@ -140,7 +142,9 @@ class Solver:
             self.iteration += 1
             for callback in self.callbacks:
                 callback(self)
-            if self.param.snapshot and self.iteration % self.param.snapshot == 0:
+            every = int(self.param.snapshot)
+            if (every and self.iteration % every == 0) or self.snapshot_requested:
+                self.snapshot_requested = False
                 self.snapshot()
 
     def solve(self) -> None:
@@ -252,6 +256,7 @@ class Solver:
         Returns:
             For each test net the mean of every output; vectors give ``name[i]``.
         """
+        self.test_iteration = self.iteration
         self.test_results = [self._test(index) for index in range(len(self.test_nets))]
         return self.test_results
 

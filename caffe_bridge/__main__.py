@@ -1,0 +1,5 @@
+"""``python -m caffe_bridge``."""
+
+from caffe_bridge.cli.main import entry
+
+entry()

@@ -1,0 +1,83 @@
+"""``caffe-bridge convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from caffe_bridge.cli.common import (
+    input_option,
+    json_option,
+    level_option,
+    parse_numbers,
+    parse_shapes,
+    print_json,
+    stage_option,
+    verb,
+)
+from caffe_bridge.errors import BridgeError
+
+
+@verb("caffe-bridge convert deploy.prototxt net.caffemodel -o net.onnx --verify")
+@click.argument("net")
+@click.argument("weights")
+@click.option("-o", "--output", required=True, help="ONNX file to write.")
+@click.option("--verify", "check", is_flag=True, help="Compare in onnxruntime, blob by blob.")
+@click.option("--opset", default="17", show_default=True, help="Operator set, 13 to 'latest'.")
+@click.option("--static", is_flag=True, help="Fix the batch size instead of leaving it free.")
+@click.option("--output-blob", multiple=True, help="Blob to give out; repeatable.")
+@click.option("--batch", default="1,3", show_default=True, help="Batch sizes to verify.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the verification inputs.")
+@level_option
+@stage_option
+@input_option
+@json_option
+def command(
+    net: str, weights: str, output: str, check: bool, opset: str, static: bool,
+    output_blob: tuple[str, ...], batch: str, seed: int, level: int, stage: tuple[str, ...],
+    inputs: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Convert NET with WEIGHTS to ONNX.
+
+    With --verify nothing is written unless every output agrees.
+    """
+    from caffe_bridge.cli.load import load_model
+    from caffe_bridge.onnx_export import export, newest_opset, save
+    from caffe_bridge.onnx_export.verify import verify
+
+    if opset != "latest" and not opset.isdigit():
+        raise BridgeError(f"--opset {opset}: write a number or 'latest'.")
+    number = newest_opset() if opset == "latest" else int(opset)
+    if not Path(output).resolve().parent.is_dir():
+        raise BridgeError(f"{output}: its folder does not exist; make it first.")
+    model = load_model(net, weights, "TEST", level, stage, parse_shapes(inputs))
+    if model.missing:
+        click.echo(f"warning: {weights} has no weights for {', '.join(model.missing)}", err=True)
+    proto = export(model, number, not static, output_blob or None)
+    result: dict[str, object] = {"onnx": output, "opset": number}
+    if check:
+        done = verify(model, batches=parse_numbers(batch, "--batch"), seed=seed, opset=number)
+        done.require(output)
+        result["batches"] = list(done.batches)
+        result["outputs"] = [
+            {"blob": d.blob, "batch": d.batch, "relative": d.relative, "absolute": d.absolute}
+            for d in done.differences if d.output
+        ]  # fmt: skip
+        result["blobs_compared"] = len({d.blob for d in done.differences})
+    path = save(proto, output)
+    result["bytes"] = path.stat().st_size
+    if as_json:
+        print_json(result)
+        return
+    if check:
+        for item in done.differences:
+            if item.output:
+                click.echo(f"{item.blob} at batch {item.batch}: largest relative difference "
+                           f"{item.relative:.2g}")  # fmt: skip
+        sizes = ", ".join(map(str, done.batches))
+        click.echo(
+            f"verified {result['blobs_compared']} blobs at batch {sizes}; "
+            f"worst output {done.worst:.2g}"
+        )
+    click.echo(f"{path}: opset {number}, {path.stat().st_size:,} bytes")

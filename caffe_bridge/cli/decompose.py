@@ -1,0 +1,109 @@
+"""``caffe-bridge decompose``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb
+from caffe_bridge.errors import BridgeError, PlanError
+from caffe_bridge.files import require_file
+
+
+def _read_json(path: str, kind: type, what: str) -> Any:
+    try:
+        value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PlanError(f"{path}: is no valid JSON ({error}).") from None
+    if not isinstance(value, kind):
+        raise PlanError(f"{path}: should hold a JSON {'object' if kind is dict else 'list'}.")
+    return value
+
+
+@verb(
+    """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
+    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank"""
+)
+@click.argument("net")
+@click.argument("weights")
+@click.option("-o", "--output", required=True, help="Folder for prototxt, weights, plan and ONNX.")
+@click.option("--energy", type=float, help="Share of the squared norm that each layer keeps.")
+@click.option("--ranks", help="Ranks in prototxt order: 13,21,27; or a JSON file layer -> rank.")
+@click.option("--config", help="JSON file layer -> rank (as config_iccv.json).")
+@click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
+@click.option("--method", type=click.Choice(["pca", "svd", "kmeans"]), default="pca",
+              show_default=True)  # fmt: skip
+@click.option("--except", "except_path", help="JSON list of layers that stay whole.")
+@click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
+@click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
+@click.option("--onnx/--no-onnx", default=True, show_default=True,
+              help="Also write and verify ONNX (when the net can be built).")  # fmt: skip
+@json_option
+def command(
+    net: str, weights: str, output: str, energy: float | None, ranks: str | None,
+    config: str | None, plan_path: str | None, method: str, except_path: str | None, fc: bool,
+    hdf5: bool, onnx: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Replace layers of NET by pairs of smaller ones.
+
+    Writes lowrank.prototxt, lowrank.caffemodel, plan.json and, for nets with Input layers,
+    lowrank.onnx, whose outputs are compared with the low-rank net's.
+    """
+    from caffe_bridge.compress import decompose_net, load_plan, make_plan
+    from caffe_bridge.graph import read_net
+
+    if sum(x is not None for x in (energy, ranks, config, plan_path)) != 1:
+        raise BridgeError("give exactly one of --energy, --ranks, --config and --plan.")
+    if ranks and ranks.endswith(".json"):
+        config, ranks = ranks, None
+    if plan_path:
+        plan = load_plan(plan_path)
+    else:
+        plan = make_plan(
+            net, weights, energy=energy,
+            ranks=parse_numbers(ranks, "--ranks") if ranks else None,
+            config=_read_json(config, dict, "rank") if config else None,
+            except_layers=_read_json(except_path, list, "list") if except_path else (),
+            method=method, include_fc=fc,
+        )  # fmt: skip
+    written = decompose_net(net, weights, plan, output, hdf5)
+    result: dict[str, Any] = {
+        "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
+        "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
+    }  # fmt: skip
+    if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
+        result |= _to_onnx(written.net, written.weights)
+    if as_json:
+        print_json(result)
+        return
+    table = Table(box=None)
+    for name in ("layer", "method", "rank", "energy", "theoretical x", "reason"):
+        table.add_column(name, justify="left" if name in ("layer", "reason", "method") else "right")
+    for entry in plan.layers:
+        numbers = (
+            "" if x is None else f"{x:.3f}" for x in (entry.energy, entry.theoretical_speedup)
+        )
+        table.add_row(entry.layer, entry.method, str(entry.rank or ""), *numbers, entry.reason)
+    out = console()
+    out.print(table)
+    for key in ("net", "weights", "plan", "onnx"):
+        if key in result:
+            out.print(f"{key}: {result[key]}")
+    if "worst" in result:
+        out.print(f"ONNX and low-rank net agree: worst output difference {result['worst']:.2g}")
+
+
+def _to_onnx(net: Path, weights: Path) -> dict[str, Any]:
+    from caffe_bridge.net import Net
+    from caffe_bridge.onnx_export import export, save
+    from caffe_bridge.onnx_export.verify import verify
+
+    model = Net(net, "TEST", weights=weights)
+    path = net.with_suffix(".onnx")
+    proto = export(model)
+    worst = verify(model, proto).require(str(path)).worst
+    return {"onnx": str(save(proto, path)), "worst": worst}

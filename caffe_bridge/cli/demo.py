@@ -1,0 +1,56 @@
+"""``caffe-bridge demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from caffe_bridge.cli.common import verb
+
+
+@verb("caffe-bridge demo demo")
+@click.argument("folder", default="demo")
+@click.option("--seed", default=1, show_default=True, help="Seed of all randomness.")
+@click.option("--force-type", default="Constant", show_default=True,
+              type=click.Choice(["Degradation", "Constant", "Linear", "Gravity"]))  # fmt: skip
+@click.option("--force-decay", default=4e-4, show_default=True, help="Strength of the force.")
+@click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
+def command(folder: str, seed: int, force_type: str, force_decay: float, scale: float) -> None:
+    """Train, force, decompose, fine-tune, export and time a net on real digits in FOLDER.
+
+    Started again, it goes on after the last finished stage. Ends with FOLDER/report.html.
+    """
+    from caffe_bridge.demo.pipeline import Journey, Settings
+    from caffe_bridge.demo.report import write_report
+    from caffe_bridge.demo.stages import inside, run_stages
+
+    default = Settings()
+    settings = Settings(
+        seed=seed, force_type=force_type, force_decay=force_decay,
+        iterations=max(20, int(default.iterations * scale)),
+        force_iterations=max(20, int(default.force_iterations * scale)),
+        finetune_iterations=max(20, int(default.finetune_iterations * scale)),
+    )  # fmt: skip
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False)
+    with Progress(
+        TextColumn("    {task.description}"), BarColumn(),
+        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        tasks: dict[str, TaskID] = {}
+
+        def progress(title: str, done: int, total: int, loss: float) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(title, total=total, loss=loss)
+            bar.update(tasks[title], completed=done, loss=loss, visible=done < total)
+
+        with inside(place):
+            journey = Journey(settings, progress)
+            results = run_stages(journey.stages(), settings.as_dict(), bar.console.print)
+            report = write_report(results, settings.as_dict())
+    console.print(f"report: {place / report}")

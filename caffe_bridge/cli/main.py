@@ -1,0 +1,91 @@
+"""``caffe-bridge VERB``: each verb is one module, imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from caffe_bridge import __version__
+from caffe_bridge.errors import BridgeError
+
+#: Verb -> (module, one-line help).
+VERBS = {
+    "inspect": ("inspect", "Describe a net: layers, shapes, parameters, what is unsupported."),
+    "init": ("init", "Write random weights made by a net's fillers."),
+    "run": ("run", "Run a net on arrays or pictures."),
+    "convert": ("convert", "Convert a Caffe model to ONNX, and prove that it is the same."),
+    "verify": ("verify", "Compare an ONNX file with the Caffe model it came from."),
+    "train": ("train", "Train with a solver prototxt."),
+    "test": ("test", "Score a trained model on its test data."),
+    "ranks": ("ranks", "Show the rank of every layer at a given energy."),
+    "decompose": ("decompose", "Decompose layers to low rank; write prototxt, weights and ONNX."),
+    "bench": ("bench", "Time ONNX files against each other in onnxruntime."),
+    "demo": ("demo", "The whole journey on real handwritten digits, with a report."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """All verbs in the order of a typical journey."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"caffe_bridge.cli.{VERBS[name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="caffe-bridge")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Caffe models and training recipes in PyTorch and ONNX, with Caffe's own numbers.
+
+    \b
+    Example:
+      caffe-bridge convert deploy.prototxt net.caffemodel -o net.onnx --verify
+    """  # noqa: D301
+    if debug:
+        os.environ["CAFFE_BRIDGE_DEBUG"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 good, 1 refused, 2 wrong usage)."""
+    try:
+        result = cli.main(args=list(arguments) if arguments is not None else None,
+                          prog_name="caffe-bridge", standalone_mode=False)  # fmt: skip
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (BridgeError, OSError, MemoryError) as error:
+        if os.environ.get("CAFFE_BRIDGE_DEBUG"):
+            traceback.print_exc()
+        text = str(error) or type(error).__name__
+        click.echo(f"error: {text}", err=True)
+        return 1
+
+
+def entry() -> None:
+    """Console-script entry: exit with :func:`main`'s status."""
+    sys.exit(main())

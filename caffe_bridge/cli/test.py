@@ -1,0 +1,39 @@
+"""``caffe-bridge test``."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_bridge.cli.common import json_option, level_option, print_json, stage_option, verb
+
+
+@verb("caffe-bridge test --model train_test.prototxt --weights net.caffemodel --iterations 100")
+@click.option("--model", required=True, help="Net prototxt with its test data layer.")
+@click.option("--weights", required=True, help="Caffemodel to score.")
+@click.option("--iterations", default=50, show_default=True, help="Batches to run.")
+@level_option
+@stage_option
+@json_option
+def command(
+    model: str, weights: str, iterations: int, level: int, stage: tuple[str, ...], as_json: bool
+) -> None:
+    """Run the TEST phase of a net and print the mean of every output."""
+    from caffe_bridge.cli.load import load_model
+
+    net = load_model(model, weights, "TEST", level, stage)
+    sums: dict[str, float] = {}
+    loss = 0.0
+    for _ in range(iterations):
+        loss += net.evaluate()
+        for name in net.outputs:
+            values = net.fetch(name).reshape(-1).tolist()
+            for index, value in enumerate(values):
+                key = name if len(values) == 1 else f"{name}[{index}]"
+                sums[key] = sums.get(key, 0.0) + value
+    means = {name: total / iterations for name, total in sums.items()}
+    if as_json:
+        print_json({"loss": loss / iterations, "outputs": means, "iterations": iterations})
+        return
+    click.echo(f"Loss: {loss / iterations:g}")
+    for name, value in means.items():
+        click.echo(f"{name} = {value:g}")

@@ -1,0 +1,22 @@
+"""All rank rules by name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from caffe_bridge.errors import PlanError
+from caffe_bridge.registry import Registry
+
+
+class RankRule(Protocol):
+    """Chooses a rank from eigenvalues (descending) and a ratio in (0, 1]."""
+
+    def __call__(self, eigenvalues: np.ndarray, ratio: float) -> int:
+        """The smallest rank that keeps the ratio, at least 1."""
+
+
+RANK_RULES: Registry[RankRule] = Registry(
+    "rank rule", "caffe_bridge.compress.rank", "caffe_bridge.rank_rules", PlanError
+)

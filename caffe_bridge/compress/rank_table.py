@@ -1,0 +1,120 @@
+"""How many filters each layer of a net really needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from caffe_bridge.compress.decompose import decomposition
+from caffe_bridge.compress.planner import unknown_layer
+from caffe_bridge.compress.rank import rank_for, tail_error, theoretical_speedup
+from caffe_bridge.compress.target import (
+    NetLike,
+    Target,
+    WeightsLike,
+    as_record,
+    as_weights,
+    find_targets,
+    require_finite,
+)
+from caffe_bridge.errors import PlanError
+
+
+@dataclass(frozen=True)
+class RankRow:
+    """One layer of the table.
+
+    ``rank`` and ``max_rank`` are totals over the groups, ``inputs`` is K, the weights of a filter;
+    ``energy`` is the share of the squared norm that the rank keeps and ``error`` the relative error
+    of the weight, ``sqrt(1 - energy)``. ``theoretical_speedup`` is a ratio of
+    multiply-accumulates, not a time.
+    """
+
+    layer: str
+    type: str
+    group: int
+    num_output: int
+    inputs: int
+    rank: int
+    max_rank: int
+    energy: float
+    error: float
+    theoretical_speedup: float
+
+    @property
+    def rank_ratio(self) -> float:
+        """Rank / num_output, as the paper reports it."""
+        return self.rank / self.num_output
+
+
+def rank_table(
+    net: NetLike,
+    weights: WeightsLike,
+    energy: float,
+    layers: Sequence[str] | None = None,
+    *,
+    include_fc: bool = False,
+    method: str = "pca",
+    rule: str = "energy",
+) -> list[RankRow]:
+    """Ranks at which layers keep a share of their energy.
+
+    A grouped convolution is seen group by group, as it would be decomposed: its rank is the number
+    of groups times the largest rank that any group needs. (Force Regularization acts across the
+    groups; the rank of the whole matrix says nothing about a grouped layer's decomposition.)
+
+    Args:
+        net: path, unfiltered record, or spec.
+        weights: trained weights, or their path.
+        energy: ratio in (0, 1]; 0.95 is the paper's "5 % PCA error".
+        layers: names, in any order; all decomposable layers when None.
+        include_fc: list fully connected layers when ``layers`` is None.
+        method: decomposition whose spectrum is used.
+        rule: "energy" or "norm".
+
+    Returns:
+        One row for each layer in prototxt order.
+
+    Raises:
+        PlanError: a named layer is unknown or cannot be decomposed, or the ratio is out of range.
+        WeightError: the weights do not belong to the net.
+    """
+    record, stored = as_record(net), as_weights(weights)
+    found = find_targets(record, stored)
+    if layers is None:
+        chosen = [
+            t for t in found.values() if isinstance(t, Target) and (include_fc or not t.is_fc)
+        ]
+    else:
+        for name in layers:
+            target = found.get(name)
+            if name not in {layer.name for layer in record.layer}:
+                raise unknown_layer(record, name, "layers")
+            if not isinstance(target, Target):
+                reason = target or "it has no weight matrix"
+                raise PlanError(f"layers: {name} cannot be decomposed: {reason}; remove it.")
+        chosen = [t for name, t in found.items() if name in layers and isinstance(t, Target)]
+    made = decomposition(method)
+    rows = []
+    for target in chosen:
+        require_finite(target, stored.source)
+        spectra = made.spectrum(target.weight, target.group)
+        rank = rank_for(spectra, energy, rule)
+        error = tail_error(spectra, rank)
+        rows.append(
+            RankRow(
+                layer=target.name,
+                type=target.type,
+                group=target.group,
+                num_output=target.num_output,
+                inputs=target.inputs,
+                rank=rank,
+                max_rank=made.max_rank(target.weight, target.group),
+                energy=1.0 - error**2,
+                error=error,
+                theoretical_speedup=theoretical_speedup(
+                    target.num_output, target.inputs, rank, target.group
+                ),
+            )
+        )
+    return rows

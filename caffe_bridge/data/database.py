@@ -1,0 +1,150 @@
+"""Data bases of Datum records: the source behind the Data layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from caffe_bridge.data.datum import decode_datum
+from caffe_bridge.data.leveldb import LeveldbReader
+from caffe_bridge.data.lmdb import LmdbReader
+from caffe_bridge.data.records import RecordReader
+from caffe_bridge.data.source import Source
+from caffe_bridge.data.transformer import DataTransformer
+from caffe_bridge.errors import DataError
+from caffe_bridge.graph import LayerSpec, Shape
+
+#: Decoded images of a data base up to this size stay in memory.
+CACHE_BYTES = 64 << 20
+_READERS: dict[str, type[LmdbReader] | type[LeveldbReader]] = {
+    "lmdb": LmdbReader, "leveldb": LeveldbReader,
+}  # fmt: skip
+
+
+def open_records(path: str, backend: str, who: str = "") -> RecordReader:
+    """Open a data base for reading.
+
+    Args:
+        path: its folder.
+        backend: ``lmdb`` or ``leveldb``, in any case.
+        who: what to name in messages.
+
+    Raises:
+        DataError: unknown backend, or nothing readable there.
+        BackendError: the backend's library is not installed.
+    """
+    reader = _READERS.get(backend.lower())
+    if reader is None:
+        raise DataError(
+            f"{who + ': ' if who else ''}backend '{backend}' is not known; use LMDB or LEVELDB."
+        )
+    return reader(path, who)
+
+
+def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Every image (C, H, W) and label of a data base, once, in the order of its keys."""
+    reader = open_records(path, backend)
+    try:
+        last = False
+        while not last:
+            key, value, last = reader.take()
+            yield decode_datum(value, f"{path}, key {key!r}")
+    finally:
+        reader.close()
+
+
+class DatabaseSource(Source):
+    """Images and labels of an LMDB or LevelDB in the order of the keys.
+
+    During the first pass decoded images are kept as long as all of them together stay below
+    :data:`CACHE_BYTES`; a data base that fits is never read again.
+
+    Args:
+        spec: a Data layer.
+        phase: "TRAIN" or "TEST".
+
+    Raises:
+        DataError: no such data base, or its first record cannot be used.
+    """
+
+    def __init__(self, spec: LayerSpec, phase: str) -> None:
+        super().__init__(spec)
+        p = spec.record.data_param
+        if not p.source:
+            self.fail("gives no data_param.source; name the folder of the data base there.")
+        self.path = str(p.source)
+        self.transformer = DataTransformer(spec, phase)
+        self._reader = open_records(self.path, p.backend, spec.label())
+        self._kept: list[tuple[np.ndarray, int]] | None = []
+        self._kept_bytes = 0
+        self._images: np.ndarray | list[np.ndarray] = []
+        self._labels = np.zeros(0, np.float32)
+        self._complete = False
+        self._at = 0
+        first, _label, _last = self._read()
+        self._first = tuple(int(d) for d in first.shape)
+        count = self._reader.count()
+        self.slow = count is None or count * first.nbytes > CACHE_BYTES
+        self.rewind()
+
+    def _read(self) -> tuple[np.ndarray, int, bool]:
+        key, value, last = self._reader.take()
+        where = f"{self.spec.label()}: {self.path}, key {key.decode('utf-8', 'replace')}"
+        image, label = decode_datum(
+            value, where, self.transformer.force_color, self.transformer.force_gray
+        )
+        return image, label, last
+
+    def shapes(self, batch: int) -> list[Shape]:
+        """Shapes by the first image of the data base: (batch, C, h, w) and (batch,)."""
+        return [(batch, *self.transformer.shape(self._first)), (batch,)]
+
+    def next(self, batch: int) -> list[np.ndarray]:
+        """The next images and labels."""
+        images, labels = self._cached(batch) if self._complete else self._fresh(batch)
+        return [self.transformer.transform(images, self.rng), labels]
+
+    def _cached(self, batch: int) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
+        at = (self._at + np.arange(batch)) % len(self._labels)
+        self._at = (self._at + batch) % len(self._labels)
+        if isinstance(self._images, np.ndarray):
+            return self._images[at], self._labels[at]
+        return [self._images[i] for i in at], self._labels[at]
+
+    def _fresh(self, batch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        images, labels = [], np.empty(batch, np.float32)
+        for item in range(batch):
+            image, labels[item], last = self._read()
+            images.append(image)
+            if self._complete:
+                self._at = (self._at + 1) % len(self._labels)
+            else:
+                self._keep(image, int(labels[item]), last)
+        return images, labels
+
+    def _keep(self, image: np.ndarray, label: int, last: bool) -> None:
+        if self._kept is not None:
+            self._kept.append((image, label))
+            self._kept_bytes += image.nbytes
+            if self._kept_bytes > CACHE_BYTES:
+                self._kept = None
+        if last and self._kept is not None:
+            images = [image for image, _label in self._kept]
+            equal = len({(image.shape, image.dtype) for image in images}) == 1
+            self._images = np.stack(images) if equal else images
+            self._labels = np.array([label for _image, label in self._kept], np.float32)
+            self._complete, self._kept, self._at = True, None, 0
+            self.slow = False
+
+    def rewind(self) -> None:
+        """Go to the first record."""
+        self._at = 0
+        if not self._complete:
+            self._reader.rewind()
+            if self._kept is not None:
+                self._kept, self._kept_bytes = [], 0
+
+    def close(self) -> None:
+        """Close the data base."""
+        self._reader.close()

@@ -1,0 +1,111 @@
+"""HDF5 files named in a list file: the source behind the HDF5Data layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from caffe_bridge.data.source import Source, read_list
+from caffe_bridge.errors import DataError
+from caffe_bridge.graph import LayerSpec, Shape
+
+
+class Hdf5Source(Source):
+    """Rows of the datasets named as the tops, file by file; one file is in memory at a time.
+
+    With ``shuffle`` the order of the files is drawn at each pass over them and that of the rows
+    each time a file is entered.
+
+    Args:
+        spec: an HDF5Data layer.
+
+    Raises:
+        DataError: bad list, file or dataset, or a ``transform_param`` (HDF5 data is used as is).
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        p = spec.record.hdf5_data_param
+        if spec.record.has("transform_param"):
+            self.fail("HDF5Data does not transform data; remove transform_param.")
+        self.shuffle = bool(p.shuffle)
+        lines = read_list(spec, "hdf5_data_param.source", str(p.source))
+        self.files = [name for line in lines for name in line.split()]
+        self._loaded = -1
+        self._data: list[np.ndarray] = []
+        self._file_order = np.arange(len(self.files))
+        self._row_order = np.zeros(0, np.int64)
+        self._file = self._row = 0
+        self.rewind()
+        self._rows = [tuple(int(d) for d in data.shape[1:]) for data in self._data]
+
+    def _load(self, number: int) -> None:
+        name = self.files[number]
+        data = []
+        try:
+            with h5py.File(name, "r") as file:
+                for top in self.spec.tops:
+                    if not isinstance(file.get(top), h5py.Dataset):
+                        self.fail(
+                            f"{name} has no dataset '{top}'; it has {', '.join(file) or 'none'}."
+                        )
+                    data.append(np.asarray(file[top][()], np.float32))
+        except OSError as error:
+            reason = "is no HDF5 file" if Path(name).is_file() else "does not exist"
+            raise DataError(
+                f"{self.spec.label()}: '{name}' {reason}; correct the list file "
+                f"(relative paths count from {Path.cwd()})."
+            ) from error
+        counts = [len(values) if values.ndim else 0 for values in data]
+        if min(counts) == 0 or len(set(counts)) > 1:
+            self.fail(
+                f"{name} has {', '.join(map(str, counts))} rows in its datasets "
+                f"{', '.join(self.spec.tops)}; all need the same number, at least 1."
+            )
+        rows = [values.shape[1:] for values in data]
+        if self._data and rows != [values.shape[1:] for values in self._data]:
+            self.fail(
+                f"{name} has rows of shapes {rows}, unlike the files before; make them equal."
+            )
+        self._data, self._loaded = data, number
+
+    def _enter(self) -> None:
+        wanted = int(self._file_order[self._file])
+        if wanted != self._loaded:
+            self._load(wanted)
+        self._row = 0
+        self._row_order = np.arange(len(self._data[0]))
+        if self.shuffle:
+            self.rng.shuffle(self._row_order)
+
+    def shapes(self, batch: int) -> list[Shape]:
+        """(batch, ...) of every dataset."""
+        return [(batch, *row) for row in self._rows]
+
+    def next(self, batch: int) -> list[np.ndarray]:
+        """The next rows of every dataset."""
+        parts: list[list[np.ndarray]] = []
+        missing = batch
+        while missing:
+            rows = self._row_order[self._row : self._row + missing]
+            parts.append([data[rows] for data in self._data])
+            missing -= len(rows)
+            self._row += len(rows)
+            if self._row == len(self._row_order):
+                self._file += 1
+                if self._file == len(self.files):
+                    self._file = 0
+                    if self.shuffle:
+                        self.rng.shuffle(self._file_order)
+                self._enter()
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def rewind(self) -> None:
+        """Go to the first row of the first file."""
+        self._file = 0
+        self._file_order = np.arange(len(self.files))
+        if self.shuffle:
+            self.rng.shuffle(self._file_order)
+        self._enter()

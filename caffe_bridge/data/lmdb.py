@@ -1,0 +1,113 @@
+"""LMDB data bases as Caffe's tools write them: one folder with ``data.mdb``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+from weakref import WeakValueDictionary
+
+import lmdb
+
+from caffe_bridge.data.records import new_database, require_database
+from caffe_bridge.errors import DataError
+
+_FIRST_MAP_BYTES = 1 << 26
+_RECORDS_PER_COMMIT = 1000
+#: Open data bases by real path: LMDB allows each only once in a process (train and test net).
+_OPEN: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
+
+
+def _environment(folder: str, who: str) -> Any:
+    key = os.path.realpath(folder)
+    found = _OPEN.get(key)
+    if found is None:
+        try:
+            found = lmdb.open(key, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise DataError(
+                f"{who + ': ' if who else ''}LMDB data base '{folder}' cannot be opened ({error}); "
+                "write it again."
+            ) from error
+        _OPEN[key] = found
+    return found
+
+
+class LmdbReader:
+    """Records in the order of their keys, round and round. Nothing is written or locked.
+
+    Args:
+        path: the data base's folder.
+        who: what to name in messages.
+
+    Raises:
+        DataError: no LMDB data base there, or an empty one.
+    """
+
+    def __init__(self, path: str, who: str = "") -> None:
+        require_database(path, "lmdb", who)
+        self._environment = _environment(path, who)
+        self._count = int(self._environment.stat()["entries"])
+        if not self._count:
+            raise DataError(f"{who + ': ' if who else ''}LMDB data base '{path}' has no records.")
+        self._transaction = self._environment.begin()
+        self._cursor = self._transaction.cursor()
+        self.rewind()
+
+    def count(self) -> int | None:
+        """Number of records."""
+        return self._count
+
+    def take(self) -> tuple[bytes, bytes, bool]:
+        """Key and value of the next record, and whether it is the last one."""
+        key, value = self._cursor.item()
+        last = not self._cursor.next()
+        if last:
+            self._cursor.first()
+        return key, value, last
+
+    def rewind(self) -> None:
+        """Go to the first record."""
+        self._cursor.first()
+
+    def close(self) -> None:
+        """Let go of the data base; it closes with its last reader."""
+        self._cursor.close()
+        self._transaction.abort()
+        self._environment = None
+
+
+def _commit(environment: Any, pending: list[tuple[bytes, bytes]]) -> None:
+    """Put the records in one transaction, again with a larger map when it does not fit."""
+    while pending:
+        with suppress(lmdb.MapFullError):
+            with environment.begin(write=True) as transaction:
+                for key, value in pending:
+                    transaction.put(key, value)
+            pending.clear()
+            return
+        environment.set_mapsize(2 * environment.info()["map_size"])
+
+
+def write_lmdb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write an LMDB data base; the folder appears only when it is complete.
+
+    Args:
+        path: folder to make.
+        records: keys (Caffe's tools write ``b"%08d"``) and values; readers see them by key.
+
+    Raises:
+        DataError: the folder exists already or cannot be made.
+    """
+    with (
+        new_database(path) as folder,
+        lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, sync=False, metasync=False) as made,
+    ):
+        pending: list[tuple[bytes, bytes]] = []
+        for record in records:
+            pending.append(record)
+            if len(pending) == _RECORDS_PER_COMMIT:
+                _commit(made, pending)
+        _commit(made, pending)
+        made.sync(True)

@@ -1,0 +1,257 @@
+"""The stages of the demo, from pixels to a timed low-rank ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from caffe_bridge import __version__
+from caffe_bridge.bench.compare import compare
+from caffe_bridge.bench.report import to_json
+from caffe_bridge.compress import make_plan, rank_table, rewrite
+from caffe_bridge.demo.digits import write_digits
+from caffe_bridge.demo.stages import Stage
+from caffe_bridge.graph import net_spec, read_net
+from caffe_bridge.graph.spec import NetState
+from caffe_bridge.log import stream_sink
+from caffe_bridge.net import Net
+from caffe_bridge.onnx_export import export, save
+from caffe_bridge.onnx_export.verify import verify
+from caffe_bridge.schema import (
+    Record,
+    load_weights,
+    parse_text,
+    save_weights,
+    upgrade_solver,
+    write_text,
+)
+from caffe_bridge.solver import Solver
+
+#: Called with (title, finished, total, loss) while a net trains.
+Progress = Callable[[str, int, int, float], None]
+FORCED = ("conv1", "conv2", "conv3")
+NETS = ("baseline", "force")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that changes the demo's numbers."""
+
+    seed: int = 1
+    base_lr: float = 0.01
+    iterations: int = 2000
+    force_iterations: int = 4000
+    finetune_iterations: int = 1500
+    force_type: str = "Constant"
+    force_decay: float = 4e-4
+    energy: float = 0.95
+    batch: int = 64
+    threads: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Settings with the version of the package, the key of the stages."""
+        return {**asdict(self), "version": __version__}
+
+
+def _solver(settings: Settings, net: str, prefix: str, iterations: int, **more: Any) -> Record:
+    solver = Record(
+        "SolverParameter", net=net, test_iter=[5], test_interval=max(1, iterations // 20),
+        base_lr=settings.base_lr, lr_policy="multistep", gamma=0.1,
+        stepvalue=[iterations * 6 // 10, iterations * 9 // 10], momentum=0.9, weight_decay=5e-4,
+        display=max(1, iterations // 20), max_iter=iterations, snapshot_prefix=prefix,
+        random_seed=settings.seed, type="SGD", **more,
+    )  # fmt: skip
+    return solver
+
+
+class Journey:
+    """The demo's stages; each method takes the earlier results and returns its own."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self.settings, self.progress = settings, progress
+
+    def stages(self) -> list[Stage]:
+        """All stages in order."""
+        return [
+            Stage("data", "write the digits to LMDB", self.data),
+            Stage("baseline", "train the baseline", self.baseline),
+            Stage("continued", "train on without force (the control)", self.continued),
+            Stage("force", "train on with Force Regularization", self.force),
+            Stage("ranks", "measure the ranks", self.ranks),
+            Stage("decompose", "decompose both nets at the same energy", self.decompose),
+            Stage(
+                "finetune_baseline", "fine-tune the low-rank baseline", self._finetune("baseline")
+            ),
+            Stage("finetune_force", "fine-tune the low-rank force net", self._finetune("force")),
+            Stage("onnx", "export to ONNX and verify", self.onnx),
+            Stage("bench", "time in onnxruntime", self.bench),
+        ]
+
+    def data(self, _results: dict[str, Any]) -> dict[str, Any]:
+        """Two LMDBs, the net and its deploy form."""
+        Path("data").mkdir(exist_ok=True)
+        sizes = write_digits(Path("data"))
+        for name in ("train_test.prototxt", "deploy.prototxt"):
+            text = resources.files("caffe_bridge.demo").joinpath(name).read_text(encoding="utf-8")
+            write_text(parse_text(text, "NetParameter", name), name)
+        train, test = sizes["train_lmdb"], sizes["test_lmdb"]
+        return {**sizes, "headline": f"{train} digits to train, {test} to test"}
+
+    def _train(self, title: str, folder: str, solver: Record, weights: str) -> dict[str, Any]:
+        Path(folder).mkdir(exist_ok=True)
+        write_text(solver, f"{folder}/solver.prototxt")
+        text = Path(f"{folder}/solver.prototxt").read_text(encoding="utf-8")
+        torch.set_num_threads(1)
+        losses: list[tuple[int, float]] = []
+        scores: list[tuple[int, float]] = []
+        with Path(f"{folder}/train.log").open("w", encoding="utf-8") as log:
+            engine = Solver(
+                upgrade_solver(parse_text(text, "SolverParameter", f"{folder}/solver.prototxt")),
+                log=stream_sink(log),
+            )
+            if weights:
+                engine.net.load(weights)
+            total = int(engine.param.max_iter)
+            window: list[float] = []
+
+            def follow(solver: Solver) -> None:
+                window.append(solver.loss)
+                if solver.iteration % max(1, total // 100) == 0:
+                    losses.append((solver.iteration, sum(window) / len(window)))
+                    window.clear()
+                    self.progress(title, solver.iteration, total, solver.loss)
+                if solver.test_results and (not scores or scores[-1][0] != solver.test_iteration):
+                    scores.append((solver.test_iteration, solver.test_results[0]["accuracy"]))
+
+            engine.callbacks.append(follow)
+            engine.solve()
+        accuracy = engine.test_results[0]["accuracy"]
+        scores.append((total, accuracy))
+        return {
+            "weights": f"{folder}/net_iter_{total}.caffemodel", "accuracy": accuracy,
+            "losses": losses, "accuracies": scores, "iterations": total,
+            "headline": f"test accuracy {accuracy:.2%}",
+        }  # fmt: skip
+
+    def baseline(self, _results: dict[str, Any]) -> dict[str, Any]:
+        """From the fillers."""
+        s = self.settings
+        solver = _solver(s, "train_test.prototxt", "baseline/net", s.iterations)
+        return self._train("baseline", "baseline", solver, "")
+
+    def continued(self, results: dict[str, Any]) -> dict[str, Any]:
+        """As many iterations as the force net, without force: shows what force itself does."""
+        s = self.settings
+        solver = _solver(s, "train_test.prototxt", "continued/net", s.force_iterations)
+        return self._train("continued", "continued", solver, results["baseline"]["weights"])
+
+    def force(self, results: dict[str, Any]) -> dict[str, Any]:
+        """From the baseline, with filters attracting each other."""
+        s = self.settings
+        solver = _solver(
+            s, "train_test.prototxt", "force/net", s.force_iterations,
+            force_type=s.force_type, force_decay=s.force_decay,
+        )  # fmt: skip
+        return self._train("force", "force", solver, results["baseline"]["weights"])
+
+    def ranks(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Ranks of the forced layers of the three dense nets."""
+        tables = {}
+        for name in ("baseline", "continued", "force"):
+            rows = rank_table("train_test.prototxt", results[name]["weights"], self.settings.energy,
+                              layers=FORCED)  # fmt: skip
+            tables[name] = {
+                row.layer: {"rank": row.rank, "full": row.num_output, "energy": row.energy}
+                for row in rows
+            }
+        mean = {
+            name: sum(entry["rank"] for entry in table.values()) / len(table)
+            for name, table in tables.items()
+        }
+        drop = 1 - mean["force"] / mean["baseline"]
+        return {
+            "tables": tables, "mean": mean, "drop": drop,
+            "headline": f"mean rank {mean['baseline']:.1f} -> {mean['force']:.1f} (-{drop:.0%})",
+        }  # fmt: skip
+
+    def decompose(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The pair form of both nets, chosen by the same energy."""
+        made = {}
+        for name in NETS:
+            folder = Path(f"{name}_lowrank")
+            folder.mkdir(exist_ok=True)
+            weights = load_weights(results[name]["weights"])
+            net = read_net("train_test.prototxt")
+            plan = make_plan(net, weights, energy=self.settings.energy)
+            plan.save(folder / "plan.json")
+            lowrank, blobs = rewrite(net, weights, plan)
+            write_text(lowrank, folder / "train_test.prototxt")
+            save_weights(folder / "lowrank.caffemodel", lowrank, dict(blobs))
+            deploy, _ = rewrite(read_net("deploy.prototxt"), weights, plan)
+            write_text(deploy, folder / "deploy.prototxt")
+            made[name] = {
+                "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
+                "whole": {e.layer: e.reason for e in plan.layers if e.whole},
+                "accuracy": _score(folder / "train_test.prototxt", folder / "lowrank.caffemodel"),
+            }
+        text = ", ".join(f"{n} {m['accuracy']:.2%}" for n, m in made.items())
+        return {"nets": made, "headline": f"accuracy before fine-tuning: {text}"}
+
+    def _finetune(self, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def work(_results: dict[str, Any]) -> dict[str, Any]:
+            s, folder = self.settings, f"{name}_lowrank"
+            solver = _solver(
+                s, f"{folder}/train_test.prototxt", f"{folder}/net", s.finetune_iterations
+            )
+            return self._train(f"fine-tune {name}", folder, solver, f"{folder}/lowrank.caffemodel")
+
+        return work
+
+    def onnx(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Every net in ONNX, compared blob by blob."""
+        files = {}
+        for name in NETS:
+            files[name] = ("deploy.prototxt", results[name]["weights"])
+            files[f"{name}_lowrank"] = (
+                f"{name}_lowrank/deploy.prototxt", results[f"finetune_{name}"]["weights"],
+            )  # fmt: skip
+        made = {}
+        for name, (net, weights) in files.items():
+            model = Net(net, "TEST", weights=weights)
+            check = verify(model, batches=(1, 3, self.settings.batch), seed=self.settings.seed)
+            check.require(name)
+            path = save(export(model), f"{name}/{name}.onnx")
+            made[name] = {"path": str(path), "bytes": path.stat().st_size, "worst": check.worst}
+        worst = max(entry["worst"] for entry in made.values())
+        return {"models": made, "headline": f"{len(made)} models, worst difference {worst:.1g}"}
+
+    def bench(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The dense baseline against the low-rank nets, interleaved in one run."""
+        models = results["onnx"]["models"]
+        names = ["baseline", "baseline_lowrank", "force_lowrank"]
+        paths = [models[name]["path"] for name in names]
+        s = self.settings
+        measured = compare(paths, batch=s.batch, threads=s.threads, seed=s.seed)
+        to_json(measured, "bench.json")
+        return {"file": "bench.json", "headline": _bench_headline(measured)}
+
+
+def _bench_headline(measured: Any) -> str:
+    parts = [f"{m.name} {m.stats.median_ms:.2f} ms" for m in measured.models]
+    return ", ".join(parts)
+
+
+def _score(net: Path, weights: Path, batches: int = 5) -> float:
+    """Mean test accuracy over the test set."""
+    spec = net_spec(read_net(net), NetState("TEST"))
+    model = Net(spec, weights=weights)
+    total = 0.0
+    for _ in range(batches):
+        model.evaluate()
+        total += float(model.fetch("accuracy"))
+    return total / batches

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caffe_bridge.compress import LayerPlan, Plan, load_plan, parse_plan
+from caffe_bridge.errors import PlanError, SchemaError
+
+PLAN = Plan(
+    layers=[
+        LayerPlan("conv1", "pca", 13, 0.951, 0.2213, 1.75, "keeps 0.95 of the energy"),
+        LayerPlan("conv2/a", "svd", 20, options={"balance": "first"}),
+        LayerPlan("ip1", "whole", reason='excepted, "as asked"'),
+    ],
+    net="net.prototxt",
+    weights="net.caffemodel",
+    settings={"method": "pca", "energy": 0.95},
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = PLAN.save(tmp_path / "plan.json")
+    assert load_plan(path) == PLAN
+    assert load_plan(path).source == str(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_text_is_for_people() -> None:
+    lines = PLAN.to_json().splitlines()
+    assert lines[1] == '  "schema_version": 1,'
+    assert sum('"layer": ' in line for line in lines) == 3
+    assert '{"layer": "ip1", "method": "whole", "reason": "excepted, \\"as asked\\""}' in lines[-3]
+
+
+def test_empty_plan() -> None:
+    assert parse_plan(Plan([]).to_json()) == Plan([])
+
+
+def test_short_hand_written_plan() -> None:
+    plan = parse_plan('{"layers": [{"layer": "c", "method": "pca", "rank": 4}]}')
+    assert plan.decomposed() == [LayerPlan("c", "pca", 4)]
+
+
+ENTRIES: list[tuple[Any, str]] = [
+    (3, r"layers\[0\]: wants an object, found 3"),
+    ({"method": "pca", "rank": 1}, r"layers\[0\]: has no 'layer'"),
+    ({"layer": 5, "method": "pca", "rank": 1}, r"layers\[0\]: 'layer' wants a text, found 5"),
+    ({"layer": "c", "rank": 1}, r"layers\[0\] \(c\): has no 'method'; give whole or one of"),
+    ({"layer": "c", "method": "pac", "rank": 1}, r"\(c\): unknown decomposition 'pac'. Did you"),
+    ({"layer": "c", "method": "pca"}, r"\(c\): rank is null; give a positive integer"),
+    ({"layer": "c", "method": "pca", "rank": 0}, r"\(c\): rank is 0; give a positive integer"),
+    ({"layer": "c", "method": "pca", "rank": 2.5}, r"\(c\): 'rank' wants an integer, found 2.5"),
+    ({"layer": "c", "method": "pca", "rank": True}, r"\(c\): 'rank' wants an integer, found true"),
+    ({"layer": "c", "method": "pca", "rank": "4"}, r'\(c\): \'rank\' wants an integer, found "4"'),
+    ({"layer": "c", "method": "pca", "rank": 2, "ranks": 2}, r"\(c\): unknown key 'ranks'; known"),
+    ({"layer": "c", "method": "pca", "rank": 2, "energy": "a"}, r"'energy' wants a number"),
+    ({"layer": "c", "method": "pca", "rank": 2, "error": float("nan")}, r"'error' wants a number"),
+    ({"layer": "c", "method": "pca", "rank": 2, "reason": 1}, r"'reason' wants a text"),
+    ({"layer": "c", "method": "pca", "rank": 2, "options": {"a": 1}}, "pca has no option 'a'"),
+    ({"layer": "c", "method": "pca", "rank": 2, "options": []}, "'options' wants an object"),
+    ({"layer": "c", "method": "whole", "rank": 2}, "method 'whole' keeps the layer, but a rank"),
+]
+
+
+@pytest.mark.parametrize(("entry", "message"), ENTRIES)
+def test_bad_entries(entry: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"layers": [entry]}))
+    with pytest.raises(PlanError, match=message) as caught:
+        load_plan(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "p.json:1:2: is not JSON"),
+        ("[]", "p.json: is no plan; it wants an object with a list 'layers'"),
+        ('{"conv1": 8}', "p.json: is no plan"),
+        ('{"layers": {}}', "p.json: 'layers' wants a list, found {}"),
+        ('{"layers": [], "layer": 1}', "p.json: unknown key 'layer'"),
+        ('{"layers": [], "net": 1}', "p.json: 'net' wants a text"),
+        ('{"layers": [], "settings": 1}', "p.json: 'settings' wants an object"),
+        ('{"layers": [], "schema_version": 2}', "schema_version is 2, this version reads 1"),
+        (
+            '{"layers": [{"layer": "c", "method": "whole"}, {"layer": "c", "method": "whole"}]}',
+            r"layers\[1\] \(c\) repeats layers\[0\]; keep one of them",
+        ),
+    ],
+)
+def test_bad_plans(text: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse_plan(text, "p.json")
+
+
+def test_files_that_are_no_plans(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no such plan file"):
+        load_plan(tmp_path / "none.json")
+    binary = tmp_path / "net.caffemodel"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match="is a binary file, expected a JSON plan"):
+        load_plan(binary)
