@@ -1,1 +1,1 @@
-"""The whole journey on real handwritten digits: train, force, decompose, fine-tune, export, time."""
+"""The whole journey on real handwritten digits, from training to a timed ONNX model."""

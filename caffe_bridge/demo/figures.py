@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from caffe_bridge.bench.report import BenchResult
 
 GREY, BLUE, RED, GREEN = "#c9ced6", "#3b6fb6", "#d1495b", "#4f9d69"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "svg.fonttype": "none", "svg.hashsalt": "caffe_bridge",
 }  # fmt: skip

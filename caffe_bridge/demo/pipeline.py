@@ -191,7 +191,9 @@ class Journey:
             plan.save(folder / "plan.json")
             lowrank, blobs = rewrite(net, weights, plan)
             write_text(lowrank, folder / "train_test.prototxt")
-            save_weights(folder / "lowrank.caffemodel", lowrank, dict(blobs))
+            save_weights(
+                folder / "lowrank.caffemodel", lowrank, {k: list(v) for k, v in blobs.items()}
+            )
             deploy, _ = rewrite(read_net("deploy.prototxt"), weights, plan)
             write_text(deploy, folder / "deploy.prototxt")
             made[name] = {
@@ -220,7 +222,7 @@ class Journey:
             files[f"{name}_lowrank"] = (
                 f"{name}_lowrank/deploy.prototxt", results[f"finetune_{name}"]["weights"],
             )  # fmt: skip
-        made = {}
+        made: dict[str, dict[str, Any]] = {}
         for name, (net, weights) in files.items():
             model = Net(net, "TEST", weights=weights)
             check = verify(model, batches=(1, 3, self.settings.batch), seed=self.settings.seed)

@@ -162,7 +162,9 @@ def emit_pad(
     if not any(before) and not any(after):
         return source
     pads = e.constant(np.array([0, 0, *before, 0, 0, *after], np.int64), "pads")
-    return e.op("Pad", [source, pads, e.constant(np.float32(value), hint)], mode="constant")[0]
+    return e.op(
+        "Pad", [source, pads, e.constant(np.array(value, np.float32), hint)], mode="constant"
+    )[0]
 
 
 def emit_max(

@@ -133,6 +133,9 @@ def export(
         layer.emit(emitter, [v.name for v in node.inputs], [v.name for v in node.outputs])
         emitter.finish()
         inputs += [v.name for v in node.outputs if v.name not in emitter.defined]
+    wanted = [name for name in wanted if name not in inputs]
+    if not wanted:
+        raise ExportError(f"{net.spec.source}: no output is computed; all are inputs.")
     made = [v.name for v in graph.values if v.name in emitter.defined and v.name not in inputs]
     exposed = wanted + [
         name for name in made if every_blob and name not in wanted and emitter.resolve(name) == name

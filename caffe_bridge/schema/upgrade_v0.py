@@ -15,8 +15,8 @@ TYPES = {
     "im2col": "IM2COL", "images": "IMAGE_DATA", "infogain_loss": "INFOGAIN_LOSS",
     "innerproduct": "INNER_PRODUCT", "lrn": "LRN",
     "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS", "pool": "POOLING", "relu": "RELU",
-    "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT", "tanh": "TANH",
-    "window_data": "WINDOW_DATA",
+    "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT",
+    "tanh": "TANH", "window_data": "WINDOW_DATA",
 }  # fmt: skip
 _CONV, _POOL, _IP = "convolution_param", "pooling_param", "inner_product_param"
 _DATA = {"data": "data_param", "images": "image_data_param", "window_data": "window_data_param",

@@ -241,7 +241,7 @@ def test_shared_weights_of_an_hdf5_file(tmp_path: Path) -> None:
     net = Net(parse_net(format_text(record)), weights=weights)
     path = net.save(tmp_path / "net.caffemodel.h5")
     stored = load_weights(path)
-    assert "two" not in stored.blobs
+    assert not stored.blobs["two"]
     plan = Plan([LayerPlan("c", "pca", 4)])
     new, blobs = rewrite(record, stored, plan)
     x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from caffe_bridge.data import Hdf5Source
+from caffe_bridge.errors import DataError
+from caffe_bridge.graph import LayerSpec, parse_net
+
+
+def write(path: Path, **datasets: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    start = 0
+    for name, rows in (("a.h5", 3), ("b.h5", 4)):
+        ids = np.arange(start, start + rows)
+        write(tmp_path / name, x=np.stack([ids, ids * 10.0], axis=1), y=ids)
+        start += rows
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/a.h5\n{tmp_path}/b.h5\n")
+    return tmp_path
+
+
+def layer(folder: Path, more: str = "", tops: str = 'top: "x" top: "y"') -> LayerSpec:
+    text = (
+        f'layer {{ name: "d" type: "HDF5Data" {tops} '
+        f'hdf5_data_param {{ source: "{folder}/list.txt" batch_size: 2 {more} }} }}'
+    )
+    return parse_net(text).layers[0]
+
+
+def rows(source: Hdf5Source, count: int) -> list[int]:
+    return [int(v) for v in source.next(count)[1]]
+
+
+def test_rows_go_through_all_files_and_round(folder: Path) -> None:
+    source = Hdf5Source(layer(folder))
+    assert source.shapes(5) == [(5, 2), (5,)]
+    x, y = source.next(5)
+    np.testing.assert_array_equal(x, [[i, 10 * i] for i in range(5)])
+    np.testing.assert_array_equal(y, range(5))
+    assert x.dtype == y.dtype == np.float32
+    assert rows(source, 18) == [5, 6, *range(7), *range(7), 0, 1]
+
+
+def test_reset(folder: Path) -> None:
+    source = Hdf5Source(layer(folder))
+    rows(source, 5)
+    source.reset()
+    assert rows(source, 4) == [0, 1, 2, 3]
+
+
+def test_shuffling_mixes_files_and_rows_within_files(folder: Path) -> None:
+    source = Hdf5Source(layer(folder, "shuffle: true"))
+    seen = rows(source, 70)
+    passes = [seen[i : i + 7] for i in range(0, 70, 7)]
+    assert all(sorted(p) == list(range(7)) for p in passes)
+    assert {tuple(sorted(p[:3])) == (0, 1, 2) for p in passes} == {True, False}
+    assert len({tuple(p) for p in passes}) > 5
+    source.reset()
+    assert rows(source, 70) == seen
+    source.seed(1)
+    assert rows(source, 70) != seen
+
+
+def test_transform_param_is_refused(folder: Path) -> None:
+    spec = parse_net('layer { name: "d" type: "HDF5Data" top: "x" transform_param { scale: 2 } }')
+    with pytest.raises(DataError, match="does not transform data"):
+        Hdf5Source(spec.layers[0])
+
+
+def test_bad_files_are_named(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.h5 has no dataset 'z'; it has x, y"):
+        Hdf5Source(layer(folder, tops='top: "z"'))
+    write(folder / "a.h5", x=np.zeros((3, 1)), y=np.zeros(2))
+    with pytest.raises(DataError, match="has 3, 2 rows in its datasets x, y"):
+        Hdf5Source(layer(folder))
+    (folder / "a.h5").write_text("text")
+    with pytest.raises(DataError, match=r"a\.h5' is no HDF5 file"):
+        Hdf5Source(layer(folder))
+    (folder / "a.h5").unlink()
+    with pytest.raises(DataError, match=r"d \(HDF5Data\) at .*a\.h5' does not exist"):
+        Hdf5Source(layer(folder))
+    (folder / "list.txt").unlink()
+    with pytest.raises(DataError, match=r"correct hdf5_data_param\.source"):
+        Hdf5Source(layer(folder))
+
+
+def test_files_must_agree(folder: Path) -> None:
+    write(folder / "b.h5", x=np.zeros((4, 3)), y=np.zeros(4))
+    source = Hdf5Source(layer(folder))
+    with pytest.raises(DataError, match=r"b\.h5 has rows of shapes \[\(3,\), \(\)\]"):
+        source.next(4)
