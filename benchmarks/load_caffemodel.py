@@ -7,9 +7,9 @@ Every measurement runs in a fresh process, the two ways in turn:
 * ours: ``Net.load``; the net is built before without running fillers, and its memory counts.
 
 Both start alike: same imports, and just before the clock starts another process has touched and
-freed more memory than either needs, in huge and in small pages. On a virtual machine the first use of memory that the host has
-taken back costs more than either way of loading, and would fall on one or the other by chance;
-``--cold`` leaves this step out.
+freed more memory than either needs, in huge and in small pages. On a virtual machine the first use
+of memory that the host has taken back costs more than either way of loading, and would fall on one
+or the other by chance; ``--cold`` leaves this step out.
 
 Memory is the peak of the process minus what it used after its imports. The exit status is 1 if a
 target is missed: 0.35 of the peer's time, 1.3 times the file's size.
