@@ -290,13 +290,17 @@ def _rich(title: str, head: list[str], rows: list[list[str]]) -> Table:
 
 
 def model_table(result: BenchResult, every_column: bool = False) -> Table:
-    """The models as a table for the terminal: the main columns, or every one."""
-    wanted = ("model", "median ms", "p90", "p99", "CoV %", "images/s", "speed-up", "95 % interval",
+    """The models as a table for the terminal, one column a model: main rows, or every one."""
+    wanted = ("median ms", "p90", "p99", "CoV %", "images/s", "speed-up", "95 % interval",
               "max diff", "top-1 same %", "note")  # fmt: skip
-    columns = [i for i, name in enumerate(_MODEL_HEAD) if every_column or name in wanted]
-    rows = [[row[i] for i in columns] for row in model_rows(result)]
+    models = model_rows(result)
+    rows = [
+        [name, *(model[number] for model in models)]
+        for number, name in enumerate(_MODEL_HEAD)
+        if number and (every_column or name in wanted)
+    ]
     title = f"{result.device}, {result.threads} thread(s), batch {result.batch}"
-    return _rich(title, [_MODEL_HEAD[i] for i in columns], rows)
+    return _rich(title, ["", *(model[0] for model in models)], rows)
 
 
 def layer_table(result: BenchResult) -> Table:

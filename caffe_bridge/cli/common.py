@@ -80,8 +80,9 @@ def parse_numbers(text: str | None, what: str) -> list[int]:
 
 
 def console() -> Console:
-    """Standard output through rich (plain when it is no terminal)."""
-    return Console(highlight=False)
+    """Standard output through rich; wide when it is no terminal, so that nothing is cut."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=160)
 
 
 def print_json(value: Any) -> None:

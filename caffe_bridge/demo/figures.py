@@ -85,8 +85,9 @@ def latency_bars(result: BenchResult) -> str:
         axes.barh(names, medians, 0.55, xerr=[below, above], color=colours, capsize=3)
         for row, model in enumerate(result.models):
             ratio = f"  {model.speed_up.ratio:.2f}x" if model.speed_up else ""
-            axes.text(model.stats.p90_ms, row, f"  {model.stats.median_ms:.3f} ms{ratio}",
-                      va="center", fontsize=9)  # fmt: skip
+            axes.annotate(f"{model.stats.median_ms:.3f} ms{ratio}", (model.stats.p90_ms, row),
+                          xytext=(8, 0), textcoords="offset points", va="center",
+                          fontsize=9)  # fmt: skip
         axes.invert_yaxis()
         axes.set_xlim(0, max(m.stats.p90_ms for m in result.models) * 1.35)
         axes.set_xlabel(f"milliseconds for {result.batch} images, {result.threads} thread(s)")

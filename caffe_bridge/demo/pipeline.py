@@ -238,7 +238,11 @@ class Journey:
         names = ["baseline", "baseline_lowrank", "force_lowrank"]
         paths = [models[name]["path"] for name in names]
         s = self.settings
-        measured = compare(paths, batch=s.batch, threads=s.threads, seed=s.seed)
+        test = Net("train_test.prototxt", "TEST")
+        test.evaluate()
+        digits = test.fetch("data")[: s.batch].numpy()
+        measured = compare(paths, batch=s.batch, threads=s.threads, seed=s.seed,
+                           feeds={"data": digits})  # fmt: skip
         to_json(measured, "bench.json")
         return {"file": "bench.json", "headline": _bench_headline(measured)}
 
