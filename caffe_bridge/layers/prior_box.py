@@ -44,8 +44,8 @@ class PriorBox(Layer):
     Caffe source:
         prior_box_layer.cpp of weiliu89/caffe, branch ssd
     Differences:
-        sizes with a fraction keep it, as the frameworks do in which such nets were trained; SSD's
-        own code truncates them to whole pixels.
+        sizes with a fraction keep it, as in OpenCV and in the trainers that write such sizes;
+        SSD's own code truncates them to whole pixels.
     """
 
     param_field = "prior_box_param"
