@@ -6,6 +6,11 @@ Every measurement runs in a fresh process, the two ways in turn:
   float data``) and ``numpy.array(blob.data)`` for every blob, as Python readers do;
 * ours: ``Net.load``; the net is built before without running fillers, and its memory counts.
 
+Both start alike: same imports, and just before the clock starts another process has touched and
+freed more memory than either needs, in huge and in small pages. On a virtual machine the first use
+of memory that the host has taken back costs more than either way of loading, and would fall on one
+or the other by chance; ``--cold`` leaves this step out.
+
 Memory is the peak of the process minus what it used after its imports. The exit status is 1 if a
 target is missed: 0.35 of the peer's time, 1.3 times the file's size.
 """
@@ -13,6 +18,7 @@ target is missed: 0.35 of the peer's time, 1.3 times the file's size.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_TIME_RATIO = 0.35
 MAX_MEMORY_RATIO = 1.3
 WAYS = ("peer", "ours")
+#: Touched before each measurement, in sizes of the file, in huge and again in small pages.
+TOUCHED = 3
 
 
 def _status(key: str) -> int:
@@ -41,8 +49,9 @@ def _status(key: str) -> int:
 
 def memory_now() -> int:
     """Resident bytes now; the peak counter starts again from here where the system allows."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    try:
         return _status("VmRSS")
     except OSError:
         return memory_peak()
@@ -57,7 +66,21 @@ def memory_peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def run_peer(weights: Path) -> dict[str, Any]:
+def prepare(touch_bytes: int) -> int:
+    """Import what either way needs and bring memory into the same state; returns bytes in use."""
+    import torch
+
+    from caffe_bridge.layers.registry import LAYERS
+
+    torch.set_num_threads(1)
+    LAYERS.load()
+    if touch_bytes:
+        code = "import numpy, sys; n = int(sys.argv[1]); x = numpy.ones(n, 'u1'), b'1' * n"
+        subprocess.run([sys.executable, "-c", code, str(touch_bytes)], check=True)
+    return memory_now()
+
+
+def run_peer(weights: Path, touch_bytes: int) -> dict[str, Any]:
     """Parse with protobuf and copy every blob to numpy."""
     import numpy as np
     from google.protobuf.internal import api_implementation
@@ -65,7 +88,7 @@ def run_peer(weights: Path) -> dict[str, Any]:
     from caffe_bridge.schema.messages import message_class
 
     message = message_class("NetParameter")()
-    before = memory_now()
+    before = prepare(touch_bytes)
     start = time.perf_counter()
     with weights.open("rb") as stream:
         message.ParseFromString(stream.read())
@@ -80,18 +103,14 @@ def run_peer(weights: Path) -> dict[str, Any]:
     }
 
 
-def run_ours(net_path: Path, weights: Path) -> dict[str, Any]:
+def run_ours(net_path: Path, weights: Path, touch_bytes: int) -> dict[str, Any]:
     """Build the net with zero blobs, then load."""
     import numpy as np
-    import torch
 
     from caffe_bridge.graph import load_net
-    from caffe_bridge.layers.registry import LAYERS
     from caffe_bridge.net import Net, build
 
-    torch.set_num_threads(1)
-    LAYERS.load()
-    before = memory_now()
+    before = prepare(touch_bytes)
     start = time.perf_counter()
     spec = load_net(net_path)
     net = Net(spec, built=build(spec, fill=False))
@@ -111,28 +130,31 @@ def run_ours(net_path: Path, weights: Path) -> dict[str, Any]:
     }
 
 
-def fresh(way: str, net: Path, weights: Path) -> dict[str, Any]:
+def fresh(way: str, net: Path, weights: Path, touch_bytes: int) -> dict[str, Any]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--net", net, "--weights", weights]
+    command = [sys.executable, __file__, "--child", way, "--net", str(net)]
+    command += ["--weights", str(weights), "--touch", str(touch_bytes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
-def compare(net: Path, weights: Path, repeats: int) -> dict[str, Any]:
+def compare(net: Path, weights: Path, repeats: int, cold: bool = False) -> dict[str, Any]:
     """Medians of both ways, measured in turn."""
     weights.read_bytes()  # both ways find the file in the page cache
+    size = weights.stat().st_size
+    touch_bytes = 0 if cold else TOUCHED * size
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for number in range(repeats):
         for way in WAYS if number % 2 == 0 else WAYS[::-1]:
-            found[way].append(fresh(way, net, weights))
+            found[way].append(fresh(way, net, weights, touch_bytes))
     for key in ("values", "checksum"):
         seen = {way: found[way][0][key] for way in WAYS}
         if abs(seen["peer"] - seen["ours"]) > 1e-6 * max(1.0, abs(seen["peer"])):
             raise SystemExit(f"the two ways read different weights: {key} {seen}.")
-    size = weights.stat().st_size
     result: dict[str, Any] = {
-        "net": net.name, "file_bytes": size, "repeats": repeats, "machine": platform.platform(),
+        "net": net.name, "file_bytes": size, "repeats": repeats, "cold": cold,
+        "machine": platform.platform(),
         "cores": os.cpu_count(), "python": platform.python_version(),
         "protobuf": found["peer"][0]["protobuf"],
     }  # fmt: skip
@@ -179,10 +201,15 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, help="caffemodel; made from the fillers if absent")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the result here too")
+    parser.add_argument("--cold", action="store_true", help="touch no memory before measuring")
+    parser.add_argument("--touch", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        run = run_peer(args.weights) if args.child == "peer" else run_ours(args.net, args.weights)
+        if args.child == "peer":
+            run = run_peer(args.weights, args.touch)
+        else:
+            run = run_ours(args.net, args.weights, args.touch)
         print(json.dumps(run))
         return 0
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +218,7 @@ def main() -> int:
             from caffe_bridge.net import Net
 
             weights = Net(args.net, seed=0).save(Path(folder) / "made.caffemodel")
-        result = compare(args.net, weights, args.repeats)
+        result = compare(args.net, weights, args.repeats, args.cold)
     show(result)
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")

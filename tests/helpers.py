@@ -143,6 +143,7 @@ def check_layer(
             assert max(d.relative for d in result.differences) <= ONNX_CLOSE, result
         own = verify(net, feed={f"in{i}": torch.from_numpy(a) for i, a in enumerate(arrays)})
         assert max(d.relative for d in own.differences) <= ONNX_CLOSE, own
+        _restore(module, start)
     _check_files(net, spec, arrays, made, phase, start)
     return net
 

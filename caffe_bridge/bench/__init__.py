@@ -9,6 +9,7 @@ from caffe_bridge.bench.profile import (
     compare_layers,
     layer_times,
     profile_layers,
+    profile_models,
 )
 from caffe_bridge.bench.report import (
     BenchResult,
@@ -42,6 +43,6 @@ __all__ = [
     "LayerResult", "LayerRow", "Machine", "ModelResult", "NetCost", "Schedule", "SpeedUp", "Stats",
     "Timing", "compare", "compare_layers", "conditions", "from_json", "layer_results",
     "layer_table", "layer_times", "load_json", "machine_info", "make_feeds", "make_session",
-    "measure", "model_table", "net_cost", "profile_layers", "speed_up", "statistics", "to_csv",
-    "to_json", "to_markdown",
+    "measure", "model_table", "net_cost", "profile_layers", "profile_models", "speed_up",
+    "statistics", "to_csv", "to_json", "to_markdown",
 ]  # fmt: skip

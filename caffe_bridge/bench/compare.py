@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from caffe_bridge.bench.machine import machine_info
-from caffe_bridge.bench.profile import compare_layers, layer_times
+from caffe_bridge.bench.profile import compare_layers, profile_models
 from caffe_bridge.bench.report import BenchResult, LayerResult, ModelResult, difference
 from caffe_bridge.bench.session import BenchSession, make_session
 from caffe_bridge.bench.timing import FULL, QUICK, Schedule, measure, speed_up
@@ -111,15 +111,11 @@ def compare(
     sessions.clear()
     layers: list[LayerResult] = []
     if per_layer:
-        runs = 5 if plan == QUICK else 20
-        layers = layer_results(
-            {
-                name: layer_times(
-                    path, threads, batch, runs, device=device, seed=seed, feeds=feeds
-                )
-                for name, path in zip(names, paths, strict=True)
-            }
+        profiles = profile_models(
+            dict(zip(names, paths, strict=True)), threads, batch, 5 if plan == QUICK else 20,
+            device=device, seed=seed, feeds=feeds,
         )  # fmt: skip
+        layers = layer_results({name: profile.layers for name, profile in profiles.items()})
     now = datetime.datetime.now(datetime.timezone.utc)
     return BenchResult(
         created=now.isoformat(timespec="seconds"),

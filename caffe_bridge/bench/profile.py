@@ -97,6 +97,57 @@ def fold_events(events: Sequence[Mapping[str, Any]], layers: LayerMap, skip: int
     )
 
 
+def profile_models(
+    paths: Mapping[str, str | os.PathLike[str]],
+    threads: int = 1,
+    batch: int = 1,
+    runs: int = 20,
+    *,
+    warmup: int = 3,
+    device: str = "cpu",
+    seed: int = 0,
+    feeds: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, LayerProfile]:
+    """Profile ONNX files and fold their nodes back to layers.
+
+    The models run in turn (A B, B A, ...), so that a drift of the machine meets all of them.
+
+    Args:
+        paths: the ONNX files by name; a metadata entry ``caffe_layers`` (JSON, node name to layer
+            name) is used when present.
+        threads: intra-op threads.
+        batch: size of a dynamic first axis.
+        runs: runs of each whose median counts.
+        warmup: runs before them that do not count.
+        device: "cpu" or "cuda".
+        seed: seed of random feeds.
+        feeds: arrays by input name instead of random ones.
+
+    Raises:
+        BridgeError: a file cannot be loaded or fed.
+    """
+    nodes = {name: read_nodes(path) for name, path in paths.items()}
+    found: dict[str, LayerProfile] = {}
+    with tempfile.TemporaryDirectory(prefix="caffe-bridge-profile-") as folder:
+        sessions = {
+            name: make_session(
+                path, threads, device, batch=batch, seed=seed, feeds=feeds,
+                profile_prefix=Path(folder) / f"profile{number}",
+            )
+            for number, (name, path) in enumerate(paths.items())
+        }  # fmt: skip
+        turn = list(sessions.values())
+        for _ in range(warmup + runs - 1):  # the first run happened when the session was made
+            for made in turn:
+                made.run()
+            turn.reverse()
+        for name, made in sessions.items():
+            events = json.loads(Path(made.session.end_profiling()).read_text(encoding="utf-8"))
+            stored = made.session.get_modelmeta().custom_metadata_map.get("caffe_layers", "{}")
+            found[name] = fold_events(events, LayerMap(nodes[name], json.loads(stored)), warmup)
+    return found
+
+
 def profile_layers(
     path: str | os.PathLike[str],
     threads: int = 1,
@@ -108,34 +159,10 @@ def profile_layers(
     seed: int = 0,
     feeds: Mapping[str, np.ndarray] | None = None,
 ) -> LayerProfile:
-    """Profile an ONNX file and fold its nodes back to layers.
-
-    Args:
-        path: the ONNX file; its metadata entry ``caffe_layers`` (JSON, node name to layer name)
-            is used when present.
-        threads: intra-op threads.
-        batch: size of a dynamic first axis.
-        runs: runs whose median counts.
-        warmup: runs before them that do not count.
-        device: "cpu" or "cuda".
-        seed: seed of random feeds.
-        feeds: arrays by input name instead of random ones.
-
-    Raises:
-        BridgeError: the file cannot be loaded or fed.
-    """
-    nodes = read_nodes(path)
-    with tempfile.TemporaryDirectory(prefix="caffe-bridge-profile-") as folder:
-        made = make_session(
-            path, threads, device, batch=batch, seed=seed, feeds=feeds,
-            profile_prefix=Path(folder) / "profile",
-        )  # fmt: skip
-        for _ in range(warmup + runs - 1):
-            made.run()
-        written = made.session.end_profiling()
-        events = json.loads(Path(written).read_text(encoding="utf-8"))
-    stored = made.session.get_modelmeta().custom_metadata_map.get("caffe_layers", "{}")
-    return fold_events(events, LayerMap(nodes, json.loads(stored)), warmup)
+    """Profile one ONNX file; see :func:`profile_models`."""
+    return profile_models(
+        {"": path}, threads, batch, runs, warmup=warmup, device=device, seed=seed, feeds=feeds
+    )[""]
 
 
 def layer_times(

@@ -202,7 +202,7 @@ def model_rows(result: BenchResult) -> list[list[str]]:
 
 
 def layer_head(result: BenchResult) -> list[str]:
-    """Head of the table of layers."""
+    """The column names of the table of layers."""
     others = [model.name for model in result.models[1:]]
     return [
         "layer", *(f"{model.name} ms" for model in result.models),

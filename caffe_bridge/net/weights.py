@@ -89,7 +89,7 @@ def _copy_all(
             )
         for index, (blob, target) in enumerate(zip(stored, layer.blobs, strict=True)):
             if blob is None:
-                if (position, index) in owned:
+                if found.partial and (position, index) in owned:
                     raise WeightError(
                         f"{layer.spec.label()}: {found.source} stores no blob {index} for it; use "
                         "the prototxt that belongs to these weights."

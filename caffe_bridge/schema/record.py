@@ -46,7 +46,7 @@ class Record:
 
     __slots__ = ("_type", "_values", "line", "origin", "raw_unknown", "unknown")
 
-    def __init__(self, kind: str | RecordType, **values: Any) -> None:
+    def __init__(self, kind: str | RecordType, /, **values: Any) -> None:
         object.__setattr__(self, "_type", record_type(kind) if isinstance(kind, str) else kind)
         object.__setattr__(self, "_values", {})
         self.unknown: list[Unknown]
@@ -109,7 +109,7 @@ class Record:
         self._field(name)
         self._values.pop(name, None)
 
-    def add(self, name: str, **values: Any) -> Record:
+    def add(self, name: str, /, **values: Any) -> Record:
         """Append a new message to a repeated message field and return it."""
         field = self._field(name)
         if field.message is None or not field.repeated:

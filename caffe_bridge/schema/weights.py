@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from caffe_bridge.errors import SchemaError
+from caffe_bridge.files import require_file
 from caffe_bridge.schema import hdf5
 from caffe_bridge.schema.binary import is_hdf5, read_binary, write_binary
 from caffe_bridge.schema.blob import StoredBlob, make_blob, stored_blob
@@ -38,9 +40,11 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
     Raises:
         SchemaError: the file is missing, truncated, or something else.
     """
-    if Path(path).is_file() and is_hdf5(path):
+    if is_hdf5(require_file(path, "caffemodel")):
         return Weights(str(path), hdf5.read_weights(path), partial=True)
     net = upgrade_net(read_binary(path, "NetParameter"))
+    if not net.layer:
+        raise SchemaError(f"{path}: has no layers; it is not a caffemodel. Is it a mean image?")
     result = Weights(str(path), {})
     for layer in net.layer:
         if result.blobs.get(layer.name):

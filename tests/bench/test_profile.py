@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_bridge.bench import compare_layers, layer_times, profile_layers
+from caffe_bridge.bench import compare_layers, layer_times, profile_layers, profile_models
 from caffe_bridge.bench.onnx_graph import RUNTIME, LayerMap, OnnxNode, read_nodes
 from caffe_bridge.bench.profile import fold_events
 from caffe_bridge.errors import DataError, SchemaError
@@ -61,6 +61,15 @@ def test_without_the_metadata_names_serve(tmp_path: Path) -> None:
     assert [name for name in times if name != RUNTIME] == ["inception/1x1", "sig", "ip"]
     assert times["inception/1x1"] > 0
     assert times["ip"] > 0
+
+
+def test_models_profiled_together_keep_their_own_layers(model: Path, tmp_path: Path) -> None:
+    low = small_net(tmp_path / "low.onnx", lowrank=True)
+    found = profile_models({"dense": model, "low": low}, runs=4)
+    assert [name for name in found["dense"].layers if name != RUNTIME] == LAYERS
+    parts = [name for name in found["low"].layers if name.startswith("conv2")]
+    assert parts == ["conv2_lowrank", "conv2_linear"]
+    assert all(found["low"].layers[name] > 0 for name in parts)
 
 
 NODES = [

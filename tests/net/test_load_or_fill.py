@@ -67,11 +67,18 @@ def test_layers_that_the_file_lacks_are_filled(stored: Path) -> None:
     )
 
 
-def test_blobs_that_the_file_stores_elsewhere_are_filled(stored: Path) -> None:
+def test_a_blob_shared_with_an_earlier_layer_is_not_filled(stored: Path) -> None:
+    named = TEXT.replace('top: "ip"', 'top: "ip" param { name: "w" }')
+    start = named.index('layer { name: "ip"')
+    second = named[start:].replace('"ip"', '"ip2"')
     kept = load_weights(stored)
-    blobs = {**kept.blobs, "ip": [kept.blobs["ip"][0], None]}
-    net = Net(parse_net(TEXT), weights=Weights("w", blobs))
-    assert (values(net)[3] == 3).all()
+    blobs = {**kept.blobs, "ip2": [None, kept.blobs["ip"][1]]}
+    net = Net(parse_net(named + second), weights=Weights("w", blobs))
+    found = kept.blobs["ip"][0]
+    assert found is not None
+    assert net.layer("ip2").blobs[0] is net.layer("ip").blobs[0]
+    assert np.array_equal(net.layer("ip2").blobs[0].detach().numpy(), found.array())
+    assert len(net.learnable) == 5
 
 
 def test_a_seed_means_the_same_net_without_weights() -> None:
