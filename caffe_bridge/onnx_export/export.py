@@ -72,6 +72,19 @@ def _dims(net: Net, dynamic: bool) -> tuple[dict[str, tuple[Dim, ...]], int, boo
     return symbolic, batch, True
 
 
+def _open_dims(net: Net, dims: dict[str, tuple[Dim, ...]]) -> dict[str, tuple[Dim, ...]]:
+    """Shapes of tops that have an axis whose size depends on the values."""
+    return {
+        value.name: tuple(
+            f"{value.name}_size" if axis == layer.open_axis else dim
+            for axis, dim in enumerate(dims[value.name])
+        )
+        for node, layer in zip(net.built.graph.nodes, net.built.layers, strict=True)
+        if layer.open_axis is not None
+        for value in node.outputs
+    }
+
+
 def _entries(net: Net) -> set[str]:
     return {
         value.blob
@@ -121,6 +134,7 @@ def export(
                 f"{net.spec.source}: has no blob '{name}'; blobs are {', '.join(blobs)}."
             )
     dims, batch, free = _dims(net, dynamic_batch)
+    dims.update(_open_dims(net, dims))
     emitter = GraphEmitter(
         opset, {v.name: shapes[v.index] for v in graph.values}, dims, batch, set(wanted)
     )
