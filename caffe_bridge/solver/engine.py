@@ -17,7 +17,6 @@ from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.force import add_force, check_force
 from caffe_bridge.solver.lr_policy import current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.snapshot import (
@@ -27,6 +26,7 @@ from caffe_bridge.solver.snapshot import (
     snapshot_paths,
     write_state,
 )
+from caffe_bridge.solver.terms import gradient_terms
 from caffe_bridge.solver.updates import update_rule
 
 
@@ -77,7 +77,6 @@ class Solver:
     ) -> None:
         self.param, self.log = solver, log
         self.rule = update_rule(solver)
-        check_force(solver)
         if solver.random_seed >= 0:
             torch.manual_seed(int(solver.random_seed))
         self.net = make_net(train_spec(solver))
@@ -90,7 +89,7 @@ class Solver:
         self._seed_data()
         self.iteration = 0
         self.step_index = 0
-        self.force_decay = float(solver.force_decay)
+        self.terms = gradient_terms(solver, self.net.built)
         self.stop_requested = False
         self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
@@ -196,15 +195,13 @@ class Solver:
         self._clip(grads)
         if solver.iter_size > 1:
             torch._foreach_mul_(grads, 1.0 / solver.iter_size)
-        self._decay(weights, grads)
-        if solver.force_iter != -1 and self.iteration >= solver.force_iter:
-            self.force_decay = 0.0
-        if self.force_decay:
-            for blob, grad in zip(blobs, grads, strict=True):
-                add_force(solver, blob, grad, self.force_decay)
+        for term in self.terms:
+            term.add(weights, grads, self.iteration)
         rates = [rate * blob.lr_mult for blob in blobs]
         updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
         torch._foreach_sub_(weights, updates)
+        for term in self.terms:
+            term.project(weights, self.iteration)
 
     def _clip(self, grads: list[Tensor]) -> None:
         limit = self.param.clip_gradients
@@ -215,21 +212,6 @@ class Solver:
             self.say(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g})",
                      "sgd_solver.cpp:95")  # fmt: skip
             torch._foreach_mul_(grads, limit / norm)
-
-    def _decay(self, weights: list[Tensor], grads: list[Tensor]) -> None:
-        kind = self.param.regularization_type
-        decays = [self.param.weight_decay * blob.decay_mult for blob in self.net.learnable]
-        if kind not in ("L2", "L1"):
-            raise SolverError(
-                f"{self.param.where()}: regularization_type '{kind}' is not known; use L2 or L1."
-            )
-        active = [i for i, decay in enumerate(decays) if decay]
-        if not active:
-            return
-        chosen = [weights[i] for i in active]
-        source = chosen if kind == "L2" else torch._foreach_sign(chosen)
-        added = torch._foreach_mul(source, [decays[i] for i in active])
-        torch._foreach_add_([grads[i] for i in active], added)
 
     def _display(self, seconds: float, iterations: int) -> None:
         average = sum(self.recent) / max(1, len(self.recent))
