@@ -172,9 +172,16 @@ class Solver:
         return self.iteration > 0 or bool(self.param.test_initialization)
 
     def _clear_gradients(self) -> None:
-        grads = [b.value.grad for b in self.net.learnable if b.value.grad is not None]
-        if grads:
-            torch._foreach_zero_(grads)
+        # A forgotten gradient is handed over by the backward pass instead of being added to zeros;
+        # only the whole-graph executor makes new ones, and only where no graph is recorded.
+        forget = isinstance(self.net, Net) and not getattr(self.net, "static_gradients", False)
+        for blob in self.net.learnable:
+            if blob.value.grad is None:
+                continue
+            if forget and blob.value.requires_grad:
+                blob.value.grad = None
+            else:
+                blob.value.grad.zero_()
 
     @torch.no_grad()
     def apply_update(self) -> None:

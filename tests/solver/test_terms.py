@@ -9,8 +9,9 @@ import torch
 from caffe_bridge.errors import SolverError
 from caffe_bridge.schema import Record, parse_text
 from caffe_bridge.solver import Solver
+from caffe_bridge.solver.rows import grouped_rows, like_weight
 from caffe_bridge.solver.terms import TERMS
-from caffe_bridge.solver.terms.base import grouped_rows, like_weight, truncated
+from caffe_bridge.solver.terms.base import truncated
 from caffe_bridge.solver.terms.lasso import lasso_gradient
 from caffe_bridge.solver.terms.nuclear import polar_factor
 

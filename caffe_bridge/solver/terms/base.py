@@ -76,41 +76,6 @@ def gradient_terms(solver: Record, built: Built) -> list[Term]:
     return sorted((term for term in made if term.active()), key=lambda term: term.order)
 
 
-def grouped_rows(tensor: Tensor, groups: int) -> Tensor:
-    """A weight as one matrix of filters for each group of its layer.
-
-    Filters stored channels-last keep their order in memory: what is done with rows here does not
-    depend on the order of the columns.
-
-    Returns:
-        (groups, n / groups, K): a view where the layout allows it.
-    """
-    if tensor.ndim == 4 and not tensor.is_contiguous():
-        tensor = tensor.permute(0, 2, 3, 1)
-    return tensor.reshape(groups, tensor.shape[0] // groups, -1)
-
-
-def like_weight(rows: Tensor, weight: Tensor) -> Tensor:
-    """The reverse of :func:`grouped_rows` for a result in the weight's shape and type."""
-    rows = rows.to(weight.dtype)
-    if weight.ndim == 4 and not weight.is_contiguous():
-        n, c, h, w = weight.shape
-        return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
-    return rows.reshape(weight.shape)
-
-
-def by_value(
-    values: Sequence[float], *lists: Sequence[Tensor]
-) -> list[tuple[float, list[list[Tensor]]]]:
-    """Tensors grouped by equal factor, so that each group takes one fused call; 0 is left out."""
-    found: dict[float, list[int]] = {}
-    for index, value in enumerate(values):
-        if value:
-            found.setdefault(value, []).append(index)
-    return [(value, [[items[i] for i in chosen] for items in lists])
-            for value, chosen in found.items()]  # fmt: skip
-
-
 @torch.no_grad()
 def truncated(rows: Tensor, energy: float) -> Tensor:
     """The matrices of least rank that keep a share of the squared norm.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_bridge.solver.terms.base import TERMS, Term, by_value
+from caffe_bridge.solver.foreach import by_value
+from caffe_bridge.solver.terms.base import TERMS, Term
 
 
 @TERMS.register("weight_decay")

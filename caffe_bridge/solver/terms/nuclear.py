@@ -22,7 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_bridge.solver.terms.base import TERMS, Term, grouped_rows, like_weight, truncated
+from caffe_bridge.solver.rows import grouped_rows, like_weight
+from caffe_bridge.solver.terms.base import TERMS, Term, truncated
 
 #: Singular values at or below this share of the largest are zero.
 CUTOFF = 1e-6
