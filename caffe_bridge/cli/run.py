@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from caffe_bridge.cli.common import check_output, json_option, parse_floats, print_json, verb
+from caffe_bridge.cli.common import (
+    check_output,
+    json_option,
+    parse_floats,
+    print_json,
+    verb,
+    warn,
+)
 from caffe_bridge.errors import BridgeError, DataError, ShapeError
 from caffe_bridge.files import atomic_path, require_file
 
@@ -43,12 +52,34 @@ def read_array(path: str, shape: tuple[int, ...], mean: list[float], scale: floa
     import cv2
 
     mode = cv2.IMREAD_COLOR if shape[1] == 3 else cv2.IMREAD_GRAYSCALE
-    picture = cv2.imread(str(found), mode)
-    if picture is None:
-        raise DataError(f"{path}: OpenCV cannot decode it; it is damaged or no picture.")
+    picture = _decode(found, mode)
     picture = cv2.resize(picture, (shape[3], shape[2])).reshape(shape[2], shape[3], shape[1])
     values = picture.astype(np.float32) - np.array(mean or [0], np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * scale).astype(np.float32)
+
+
+def _decode(path: Path, mode: int) -> np.ndarray:
+    """Read a picture; what the decoders print goes into the message, or becomes a warning."""
+    import cv2
+
+    with tempfile.TemporaryFile() as log:
+        standard_error = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            picture = cv2.imread(str(path), mode)
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+        log.seek(0)
+        said = " ".join(log.read().decode(errors="replace").split())
+    if picture is None:
+        reason = f" ({said})" if said else ""
+        raise DataError(
+            f"{path}: OpenCV cannot decode it{reason}; it is damaged or no picture, replace it."
+        )
+    if said:
+        warn(f"{path}: {said}")
+    return np.asarray(picture)
 
 
 def check_shapes(model: Net, shapes: dict[str, tuple[int, ...]], sources: str) -> None:

@@ -102,7 +102,7 @@ def command(
         if quiet:
             return
         if terminal.is_terminal:
-            terminal.print(line, highlight=False, markup=False)
+            terminal.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
             plain(line)
 
@@ -120,9 +120,8 @@ def command(
             if all(name in names for names in missing):
                 log(glog_line(f"No weights for layer {name}; its fillers stay", "net.cpp:1"))
         stack.callback(on_signals(solver))
-        progress = stack.enter_context(progress_bar(terminal))
         if terminal.is_terminal:
-            follow(solver, progress, "train")
+            follow(solver, stack.enter_context(progress_bar(terminal)), "train")
         solver.solve()
     _report(solver, as_json)
 
