@@ -29,7 +29,7 @@ FLAGS = {
                  "--hdf5 --onnx --no-onnx --json",
     "bench": "models --batch --threads --device --seed --quick --layers --no-layers --save "
              "--markdown --json",
-    "demo": "folder --seed --force-type --force-decay --scale",
+    "demo": "folder --seed --force-type --force-decay --scale --quick",
 }  # fmt: skip
 
 

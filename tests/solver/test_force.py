@@ -90,9 +90,7 @@ def test_force_is_tangential(kind: str, name: str) -> None:
     w, f = weight.reshape(len(weight), -1), force.reshape(len(weight), -1)
     scale = np.linalg.norm(w, axis=1) * np.linalg.norm(f, axis=1)
     assert np.all(np.abs((w * f).sum(1)) <= 1e-9 * (1 + scale))
-    growth = [
-        np.linalg.norm(w - h * f, axis=1) - np.linalg.norm(w, axis=1) for h in (1e-4, 2e-4)
-    ]
+    growth = [np.linalg.norm(w - h * f, axis=1) - np.linalg.norm(w, axis=1) for h in (1e-4, 2e-4)]
     assert np.all(growth[0] >= -1e-9)
     moved = growth[0] > 1e-9
     np.testing.assert_allclose(growth[1][moved] / growth[0][moved], 4.0, rtol=2e-2)

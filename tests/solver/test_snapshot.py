@@ -175,7 +175,7 @@ def test_a_refused_state_changes_nothing(tmp_path: Path) -> None:
     history = [h.numpy().copy() + 1 for h in sgd.history[0]]
     wrong = tmp_path / "wrong.solverstate"
     write_state(wrong, State(3, 0, "", [*history[:3], np.zeros(5, np.float32)]))
-    with pytest.raises(SolverError, match=r"history blob 3 has shape \(5,\), this solver's has \(2"):
+    with pytest.raises(SolverError, match=r"history blob 3 has shape \(5,\)"):
         sgd.restore(wrong)
     write_state(wrong, State(3, 0, str(tmp_path / "gone.caffemodel"), history))
     with pytest.raises(SchemaError, match="gone"):
