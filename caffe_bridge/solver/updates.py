@@ -1,4 +1,4 @@
-"""The six solvers' updates, in order of complexity (Caffe's solvers/*.cpp).
+"""The six solvers' updates, by complexity (Caffe's solvers/*.cpp).
 
 Each takes the gradients g (decay and force included), the history and the local rates
 lr_i = rate * lr_mult, and returns what is subtracted from the weights. Lists are updated by
