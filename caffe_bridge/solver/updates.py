@@ -16,7 +16,6 @@ from torch import Tensor
 
 from caffe_bridge.errors import SolverError
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.foreach import by_value
 
 Tensors = list[Tensor]
 
@@ -35,8 +34,7 @@ def _sgd(s: Record, g: Tensors, history: list[Tensors], rates: Sequence[float], 
     """H = momentum H + lr_i g; subtract H."""
     (h,) = history
     torch._foreach_mul_(h, s.momentum)
-    for rate, (gradients, targets) in by_value(rates, g, h):
-        torch._foreach_add_(targets, gradients, alpha=rate)
+    torch._foreach_add_(h, torch._foreach_mul(g, list(rates)))
     return h
 
 
