@@ -49,10 +49,12 @@ def learning_rate(solver: Record, iteration: int, step: int = 0) -> float:
         step: the current step (see :func:`current_step`), for ``step`` and ``multistep``.
 
     Raises:
-        SolverError: unknown policy.
+        SolverError: unknown policy, or poly without max_iter.
     """
     if solver.lr_policy not in POLICIES:
         raise SolverError(
             f"lr_policy '{solver.lr_policy}' is not known; use one of {', '.join(POLICIES)}."
         )
+    if solver.lr_policy == "poly" and solver.max_iter < 1:
+        raise SolverError("lr_policy 'poly' needs a positive max_iter.")
     return float(np.float32(POLICIES[solver.lr_policy](solver, iteration, step)))
