@@ -1,8 +1,8 @@
 """Inspect every prototxt of a folder tree and count what can be run, and why the rest cannot.
 
 Writes a Markdown report that names files by their path inside the folder only. A net counts as
-built when, in the TEST or the TRAIN phase, every layer can be run and has shapes; data layers
-whose source is not there are stood in for (see ``caffe-bridge inspect``).
+built when, in the TEST or the TRAIN phase, every layer can be run and has shapes; data layers of
+known types are stood in for where they cannot deliver (see ``caffe-bridge inspect``).
 
 Usage: ``python tools/zoo.py FOLDER [--out docs/zoo.md] [--json FILE] [--least PERCENT]``. Exit
 status: 0 done; 1 an inspection failed unexpectedly, or fewer nets than ``--least`` were built;
@@ -66,7 +66,8 @@ def _layer_reason(layer: LayerReport) -> tuple[str, str]:
         return TYPE, layer.type
     if layer.type == "Python":
         return CODE, layer.reason.partition("user's code ")[2].partition(",")[0] or layer.type
-    return (OWN, layer.reason) if layer.bottoms else (DATA, layer.reason)
+    text = f"{layer.name} ({layer.type}), line {layer.line}: {layer.reason}"
+    return (OWN, text) if layer.bottoms else (DATA, text)
 
 
 def _net_reasons(report: NetReport) -> list[tuple[str, str]]:
@@ -110,8 +111,9 @@ def _examine_net(path: Path, finding: Finding) -> None:
     for phase in ("TEST", "TRAIN"):
         report = inspect(load_net(path, phase))
         finding.parsed = True
-        if report.supported:
-            finding.built, finding.phase, finding.reasons = True, phase, []
+        reasons = _net_reasons(report)
+        if {category for category, _ in reasons} <= {DATA}:
+            finding.built, finding.phase, finding.reasons = True, phase, reasons
             finding.stood_in = any(
                 layer.status == APPROXIMATED and not layer.bottoms for layer in report.layers
             )
@@ -146,29 +148,43 @@ def report(findings: list[Finding]) -> str:
         "# Prototxt files from the wild", "",
         f"{len(findings)} files from {repositories} repositories, inspected by `tools/zoo.py`. A "
         "net is built when all its layers can be run and have shapes in the TEST or the TRAIN "
-        "phase; data layers whose source is not there are stood in for by a usual shape.", "",
+        "phase; data layers that cannot deliver, mostly because their source is not there, are "
+        "stood in for by a usual shape.", "",
     ]  # fmt: skip
     lines += _rows(
-        ("kind", "files", "read", "without a problem"),
+        ("kind", "files", "read", "built or runnable"),
         ((kind, len(fs), sum(f.parsed for f in fs),
           f"{sum(f.built for f in fs)} ({_percent(fs)})" if kind != "other" else "")
          for kind, fs in kinds.items()),
     )  # fmt: skip
-    stood_in = sum(f.stood_in for f in built)
-    lines += [f"Of the {len(built)} nets built, {stood_in} have a data layer that is stood in for; "
-              f"{sum(f.phase == 'TRAIN' for f in built)} are built in the TRAIN phase only.", ""]  # fmt: skip
+    stood_in, refused = sum(f.stood_in for f in built), sum(bool(f.reasons) for f in built)
+    trained = sum(f.phase == "TRAIN" for f in built)
+    lines += [
+        f"Of the {len(built)} nets built, {stood_in} have a data layer whose source is missing, "
+        f"{refused} one with settings of a fork that would be refused, and {trained} are built in "
+        "the TRAIN phase only.",
+        "",
+    ]
     by_reason: Counter[str] = Counter()
     for finding in findings:
         by_reason.update({kind for kind, _ in finding.reasons})
-    lines += ["## Why the rest is not", "", "A file can have several reasons.", ""]
+    lines += ["## What is missing", "", "A file can have several reasons.", ""]
     lines += _rows(("reason", "files"), by_reason.most_common())
     for title, category in (("Unknown layer types", TYPE), ("Python layers", CODE)):
         lines += _details(title, category, findings)
+    data = Counter(_setting(text) for f in findings for kind, text in f.reasons if kind == DATA)
+    lines += ["## Data layers of forks", "", *_rows(("setting", "files"), data.most_common())]
     lines += ["## The files' own errors", ""]
     own = [(f"`{f.path}`", _cell(text)) for f in findings for kind, text in f.reasons
-           if kind not in (TYPE, CODE)]  # fmt: skip
+           if kind in (SYNTAX, OWN, CRASH)]  # fmt: skip
     lines += _rows(("file", "error"), own)
     return "\n".join(lines)
+
+
+def _setting(text: str) -> str:
+    """Which setting of a data layer is refused."""
+    found = re.search(r"\w+_param\.\w+|backend '\w+'", text)
+    return f"`{found.group()}`" if found else "other"
 
 
 def _percent(findings: list[Finding]) -> str:

@@ -93,6 +93,7 @@ def _describe(
     macs: int | None = None,
 ) -> LayerReport:  # fmt: skip
     shapes = tuple(tuple(int(size) for size in shape) for shape in made)
+    reason = reason.removeprefix(f"{spec.label()}: ")
     return LayerReport(spec.name, spec.type, spec.bottoms, spec.tops, shapes, parameters, macs,
                        status, reason, spec.record.line)  # fmt: skip
 

@@ -134,10 +134,7 @@ def _guess(spec: NetSpec, layer: LayerSpec, position: int) -> Shape:
     if top in _NAMED and layer.type == "Python":
         return _NAMED[top]
     readers = {reader.type for reader in _readers(spec, layer, top)}
-    if layer.type == "Python":
-        image = _DETECTION_IMAGE
-    else:
-        image = (batch, *_image(spec, layer))
+    image = _DETECTION_IMAGE if layer.type == "Python" else (batch, *_image(spec, layer))
     if readers & set(_IMAGE_READERS):
         return image
     if layer.type == "AnnotatedData" and position:
