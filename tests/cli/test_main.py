@@ -16,12 +16,12 @@ from caffe_bridge.cli.main import VERBS, cli, entry, main
 from tests.cli.nets import call
 
 FLAGS = {
-    "inspect": "net --phase --level --stage --input --json",
+    "inspect": "net --phase --all-phases --level --stage --input --input-shape --import --json",
     "init": "net -o --output --seed --json",
     "run": "net weights --feed --mean --scale --top --save --json",
     "convert": "net weights -o --output --verify --opset --static --output-blob --batch --seed "
-               "--level --stage --input --json",
-    "verify": "net weights model --batch --tolerance --seed --input --json",
+               "--level --stage --input --input-shape --json",
+    "verify": "net weights model --batch --tolerance --seed --input --input-shape --json",
     "train": "--solver --weights --snapshot --device --log --quiet --json",
     "test": "--model --weights --iterations --level --stage --json",
     "ranks": "net weights --energy --layer --fc --rule --json",
