@@ -38,7 +38,7 @@ class ExampleCommand(click.Command):
 
 def verb(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Decorator: make a function a command with an example."""
-    context = {"help_option_names": ["-h", "--help"]}
+    context = {"help_option_names": ["-h", "--help"], **settings.pop("context_settings", {})}
     return click.command(cls=ExampleCommand, example=example, context_settings=context, **settings)
 
 

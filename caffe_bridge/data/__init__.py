@@ -11,10 +11,10 @@ from caffe_bridge.data.memory import MemorySource
 from caffe_bridge.data.prefetch import Prefetched
 from caffe_bridge.data.source import Source
 from caffe_bridge.data.transformer import DataTransformer
-from caffe_bridge.data.write import compute_mean, write_datums
+from caffe_bridge.data.write import compute_mean, write_datums, write_records
 
 __all__ = [
     "DataTransformer", "DatabaseSource", "DummySource", "Hdf5Source", "ImageListSource",
     "MemorySource", "Prefetched", "Source", "compute_mean", "decode_datum", "encode_datum",
-    "iterate", "open_records", "write_datums", "write_leveldb", "write_lmdb",
+    "iterate", "open_records", "write_datums", "write_leveldb", "write_lmdb", "write_records",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ gives the gradient of that layer alone, which is then written into the blobs' ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,10 +26,12 @@ class Executor:
 
     Attributes:
         blobs: every blob by name, in order of first appearance.
+        hooks: functions by name ("before_forward", ...), called with the index of each layer.
     """
 
     def __init__(self, built: Built) -> None:
         self.built = built
+        self.hooks: dict[str, list[Callable[[int], None]]] = defaultdict(list)
         self.blobs: dict[str, Blob] = {}
         for value in built.graph.values:
             if value.blob not in self.blobs:
@@ -119,23 +122,34 @@ class Executor:
     def _forward(self, start: int, end: int) -> float:
         loss = 0.0
         for index in range(start, end + 1):
-            node, layer = self.built.graph.nodes[index], self.built.layers[index]
-            if layer.is_input and not layer.has_source:
-                continue
-            leaves = []
-            for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
-                leaf = self.blobs[value.blob].tensor.detach()
-                leaves.append(leaf.requires_grad_(wanted and self.layer_needs[index]))
-            with torch.set_grad_enabled(self.layer_needs[index]):
-                tops = layer.run(leaves)
-            if self.layer_needs[index]:
-                self._records[index] = (leaves, tops)
-            for value, top in zip(node.outputs, tops, strict=True):
-                stored = top.detach().contiguous()
-                self.blobs[value.blob].tensor = stored
-                if value.index in self._loss:
-                    loss += float(stored.sum()) * self._loss[value.index]
+            self._call("before_forward", index)
+            layer = self.built.layers[index]
+            if layer.has_source or not layer.is_input:
+                loss += self._forward_layer(index)
+            self._call("after_forward", index)
         self._refill_lost_loss_diffs()
+        return loss
+
+    def _call(self, hook: str, index: int) -> None:
+        for callback in self.hooks[hook]:
+            callback(index)
+
+    def _forward_layer(self, index: int) -> float:
+        node, layer = self.built.graph.nodes[index], self.built.layers[index]
+        loss = 0.0
+        leaves = []
+        for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
+            leaf = self.blobs[value.blob].tensor.detach()
+            leaves.append(leaf.requires_grad_(wanted and self.layer_needs[index]))
+        with torch.set_grad_enabled(self.layer_needs[index]):
+            tops = layer.run(leaves)
+        if self.layer_needs[index]:
+            self._records[index] = (leaves, tops)
+        for value, top in zip(node.outputs, tops, strict=True):
+            stored = top.detach().contiguous()
+            self.blobs[value.blob].tensor = stored
+            if value.index in self._loss:
+                loss += float(stored.sum()) * self._loss[value.index]
         return loss
 
     def _refill_lost_loss_diffs(self) -> None:
@@ -149,8 +163,10 @@ class Executor:
         written: set[int] = set()
         with self._threads():
             for index in range(start, end - 1, -1):
+                self._call("before_backward", index)
                 if self.layer_needs[index] and index in self._records:
                     self._backward_layer(index, written)
+                self._call("after_backward", index)
 
     def _backward_layer(self, index: int, written: set[int]) -> None:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]
