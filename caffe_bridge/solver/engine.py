@@ -17,7 +17,7 @@ from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.force import add_force, check_force
+from caffe_bridge.solver.force import check_force
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.snapshot import (
@@ -28,7 +28,8 @@ from caffe_bridge.solver.snapshot import (
     snapshot_paths,
     write_state,
 )
-from caffe_bridge.solver.updates import add_decay, check_regularization, update_rule
+from caffe_bridge.solver.terms import gradient_terms
+from caffe_bridge.solver.updates import check_regularization, update_rule
 
 
 class SolvableNet(Protocol):
@@ -93,7 +94,7 @@ class Solver:
         self._seed_data()
         self.iteration = 0
         self.step_index = 0
-        self.force_decay = float(solver.force_decay)
+        self.terms = gradient_terms(solver, self.net.built)
         self.stop_requested = False
         self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
@@ -179,9 +180,16 @@ class Solver:
         return self.iteration > 0 or bool(self.param.test_initialization)
 
     def _clear_gradients(self) -> None:
-        grads = [b.value.grad for b in self.net.learnable if b.value.grad is not None]
-        if grads:
-            torch._foreach_zero_(grads)
+        # A forgotten gradient is handed over by the backward pass instead of being added to zeros;
+        # only the whole-graph executor makes new ones, and only where no graph is recorded.
+        forget = isinstance(self.net, Net) and not getattr(self.net, "static_gradients", False)
+        for blob in self.net.learnable:
+            if blob.value.grad is None:
+                continue
+            if forget and blob.value.requires_grad:
+                blob.value.grad = None
+            else:
+                blob.value.grad.zero_()
 
     @torch.no_grad()
     def apply_update(self) -> None:
@@ -202,15 +210,13 @@ class Solver:
         self._clip(grads)
         if solver.iter_size > 1:
             torch._foreach_mul_(grads, 1.0 / solver.iter_size)
-        add_decay(solver, blobs, grads)
-        if solver.force_iter != -1 and self.iteration >= solver.force_iter:
-            self.force_decay = 0.0
-        if self.force_decay:
-            for blob, grad in zip(blobs, grads, strict=True):
-                add_force(solver, blob, grad, self.force_decay)
+        for term in self.terms:
+            term.add(weights, grads, self.iteration)
         rates = [rate * blob.lr_mult for blob in blobs]
         updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
         torch._foreach_sub_(weights, updates)
+        for term in self.terms:
+            term.project(weights, self.iteration)
 
     def _clip(self, grads: list[Tensor]) -> None:
         limit = self.param.clip_gradients
