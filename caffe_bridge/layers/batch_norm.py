@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class BatchNorm(Layer):
     """
 
     param_field = "batch_norm_param"
+    #: Normalises by the batch's statistics; processes that share theirs put another one here.
+    normalise: Callable[..., Tensor] = staticmethod(functional.batch_norm)
 
     @property
     def use_global_stats(self) -> bool:
@@ -86,7 +88,7 @@ class BatchNorm(Layer):
         else:
             mean, variance = torch.zeros_like(self.blobs[0]), torch.zeros_like(self.blobs[1])
             # With momentum 1 torch leaves the batch mean and the unbiased variance there.
-            y = functional.batch_norm(
+            y = self.normalise(
                 flat, mean, variance, training=True, momentum=1.0, eps=self.p.eps
             )
             self._store(mean, variance)
