@@ -66,30 +66,41 @@ def on_signals(solver: Solver) -> Callable[[], None]:
 
 @verb(
     """caffe-bridge train --solver solvers/lenet/solver.prototxt
-    caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate"""
+    caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate
+    torchrun --nproc-per-node 2 -m caffe_bridge train --solver solver.prototxt --snapshot latest"""
 )
 @click.option("--solver", "solver_path", required=True, help="Solver prototxt.")
 @click.option("--weights", help="Caffemodels to start from, separated by commas.")
-@click.option("--snapshot", help="Solverstate to resume from.")
+@click.option(
+    "--snapshot", help="Solverstate to resume from, a prefix, or 'latest': its newest whole one."
+)
+@click.option("--caffe-resume", is_flag=True, help="Resume as Caffe: data from its beginning.")
+@click.option("--sync-bn", is_flag=True, help="Several ranks: BatchNorm over all batches.")
+@click.option("--rank-timeout", default=60.0, show_default=True,
+              help="Several ranks: seconds of silence after which a rank is lost.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N].")
 @click.option("--log", "log_path", help="Append plain log lines to this file.")
 @click.option("--quiet", is_flag=True, help="No log lines on the terminal.")
 def command(
     solver_path: str, weights: str | None, snapshot: str | None, device: str, log_path: str | None,
-    quiet: bool,
+    quiet: bool, caffe_resume: bool, sync_bn: bool, rank_timeout: float,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
     import torch
 
     from caffe_bridge.solver import Solver, read_solver
+    from caffe_bridge.solver.distributed import start_team
+    from caffe_bridge.solver.resume import resume
 
     if weights and snapshot:
         raise BridgeError("--weights starts anew and --snapshot resumes; give one of them.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BridgeError(f"--device {device}: this torch sees no CUDA device; use cpu.")
+    ranks, device = start_team(device, sync_bn, rank_timeout)
     terminal = Console(stderr=True)
     plain = stream_sink(sys.stderr)
-    file = Path(log_path).open("a", encoding="utf-8") if log_path else None  # noqa: SIM115
+    first = ranks.rank == 0
+    file = Path(log_path).open("a", encoding="utf-8") if log_path and first else None  # noqa: SIM115
     to_file = stream_sink(file) if file else None
 
     def log(line: str) -> None:
@@ -102,23 +113,28 @@ def command(
         else:
             plain(line)
 
-    solver = Solver(read_solver(solver_path), device=device, log=log)
-    for path in (weights or "").split(","):
-        if path:
-            solver.net.load(path)
-    if snapshot:
-        solver.restore(snapshot)
-    undo = on_signals(solver)
     try:
-        with progress_bar(terminal) as progress:
-            if terminal.is_terminal:
-                follow(solver, progress, "train")
-            solver.solve()
+        with ranks:
+            solver = Solver(read_solver(solver_path), device=device, log=log, ranks=ranks)
+            for path in (weights or "").split(",") if first else ():
+                if path:
+                    solver.net.load(path)
+            ranks.copy([blob.value for blob in solver.net.learnable])
+            if snapshot:
+                resume(solver, snapshot, exact=not caffe_resume)
+            undo = on_signals(solver)
+            try:
+                with progress_bar(terminal) as progress:
+                    if terminal.is_terminal and first:
+                        follow(solver, progress, "train")
+                    solver.solve()
+            finally:
+                undo()
     finally:
-        undo()
         if file:
             file.close()
-    click.echo(
-        f"iteration {solver.iteration}, loss {solver.loss:.6g}"
-        + "".join(f", {k} {v:.6g}" for r in solver.test_results for k, v in r.items())
-    )
+    if first:
+        click.echo(
+            f"iteration {solver.iteration}, loss {solver.loss:.6g}"
+            + "".join(f", {k} {v:.6g}" for r in solver.test_results for k, v in r.items())
+        )

@@ -114,7 +114,8 @@ class DatabaseSource(Source):
         return [self._images[i] for i in at], self._labels[at]
 
     def _fresh(self, batch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        images, labels = [], np.empty(batch, np.float32)
+        images: list[np.ndarray] = []
+        labels = np.empty(batch, np.float32)
         for item in range(batch * self.ranks):
             mine = item % self.ranks == self.rank
             if not mine and (self._complete or self._kept is None):

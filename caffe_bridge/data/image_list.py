@@ -88,7 +88,8 @@ class ImageListSource(Source):
 
     def next(self, batch: int) -> list[np.ndarray]:
         """The next pictures and labels; shuffled anew at every end of the list."""
-        images, labels = [], np.empty(batch, np.float32)
+        images: list[np.ndarray] = []
+        labels = np.empty(batch, np.float32)
         for item in range(batch * self.ranks):
             if item % self.ranks == self.rank:
                 name, labels[len(images)] = self.items[self._order[self._at]]

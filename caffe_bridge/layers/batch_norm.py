@@ -88,9 +88,7 @@ class BatchNorm(Layer):
         else:
             mean, variance = torch.zeros_like(self.blobs[0]), torch.zeros_like(self.blobs[1])
             # With momentum 1 torch leaves the batch mean and the unbiased variance there.
-            y = self.normalise(
-                flat, mean, variance, training=True, momentum=1.0, eps=self.p.eps
-            )
+            y = self.normalise(flat, mean, variance, training=True, momentum=1.0, eps=self.p.eps)
             self._store(mean, variance)
         return y.reshape(x.shape)
 
