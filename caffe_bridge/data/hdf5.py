@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -87,10 +88,11 @@ class Hdf5Source(Source):
     def next(self, batch: int) -> list[np.ndarray]:
         """The next rows of every dataset."""
         parts: list[list[np.ndarray]] = []
-        missing = batch
+        missing = batch * self.ranks
         while missing:
             rows = self._row_order[self._row : self._row + missing]
-            parts.append([data[rows] for data in self._data])
+            mine = rows[(self.rank + missing) % self.ranks :: self.ranks]
+            parts.append([data[mine] for data in self._data])
             missing -= len(rows)
             self._row += len(rows)
             if self._row == len(self._row_order):
@@ -98,9 +100,37 @@ class Hdf5Source(Source):
                 if self._file == len(self.files):
                     self._file = 0
                     if self.shuffle:
-                        self.rng.shuffle(self._file_order)
+                        self._file_order = self.rng.permutation(self._file_order)
                 self._enter()
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def state(self) -> dict[str, Any]:
+        """File and row, their orders, and the draws."""
+        return {
+            **super().state(), "file": self._file, "row": self._row,
+            "file_order": self._file_order, "row_order": self._row_order,
+        }  # fmt: skip
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Open that file at that row.
+
+        Raises:
+            KeyError: the state is another kind of source's.
+            DataError: the list or the file has another length than before.
+        """
+        order = np.asarray(state["file_order"])
+        if len(order) != len(self.files):
+            self.fail(f"the list has {len(self.files)} files, {len(order)} when it was left.")
+        self._file, self._file_order = int(state["file"]), order
+        self._enter()
+        rows = np.asarray(state["row_order"])
+        if len(rows) != len(self._row_order):
+            self.fail(
+                f"{self.files[self._loaded]} has {len(self._row_order)} rows, {len(rows)} when it "
+                "was left."
+            )
+        self._row, self._row_order = int(state["row"]), rows
+        super().set_state(state)
 
     def rewind(self) -> None:
         """Go to the first row of the first file."""

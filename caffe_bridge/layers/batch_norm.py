@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class BatchNorm(Layer):
     """
 
     param_field = "batch_norm_param"
+    #: Normalises by the batch's statistics; processes that share theirs put another one here.
+    normalise: Callable[..., Tensor] = staticmethod(functional.batch_norm)
 
     def configure(self) -> None:
         """Find the dialect by its parameters."""
@@ -127,9 +129,7 @@ class BatchNorm(Layer):
         else:
             mean, variance = torch.zeros_like(self.blobs[0]), torch.zeros_like(self.blobs[1])
             # With momentum 1 torch leaves the batch mean and the unbiased variance there.
-            y = functional.batch_norm(
-                flat, mean, variance, training=True, momentum=1.0, eps=self.eps
-            )
+            y = self.normalise(flat, mean, variance, training=True, momentum=1.0, eps=self.eps)
             self._store(mean, variance, flat.numel() // flat.shape[1])
         return self._finish(y).reshape(x.shape)
 
