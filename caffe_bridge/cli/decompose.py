@@ -24,19 +24,48 @@ def _read_json(path: str, kind: type, what: str) -> Any:
     return value
 
 
+#: Frozen here, so that help needs no import of what registers them.
+METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
+RULES = ("energy", "norm", "error", "stable", "evbmf")
+
+
+def _block(align: str | None) -> int:
+    if align is None:
+        return 0
+    if align == "auto":
+        from caffe_bridge.bench import machine_info
+
+        return machine_info().channel_block
+    if not align.isdigit() or int(align) < 1:
+        raise BridgeError(f"--align {align}: give a positive integer, or auto.")
+    return int(align)
+
+
 @verb(
     """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
-    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank"""
+    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank
+    caffe-bridge decompose deploy.prototxt net.caffemodel --method spatial --energy 0.9 -o lowrank"""
 )
 @click.argument("net")
 @click.argument("weights")
 @click.option("-o", "--output", required=True, help="Folder for prototxt, weights, plan and ONNX.")
-@click.option("--energy", type=float, help="Share of the squared norm that each layer keeps.")
+@click.option(
+    "--energy",
+    type=float,
+    help="Ratio for --rule; by default the share of the squared norm that each layer keeps.",
+)
 @click.option("--ranks", help="Ranks in prototxt order: 13,21,27; or a JSON file layer -> rank.")
-@click.option("--config", help="JSON file layer -> rank (as config_iccv.json).")
+@click.option(
+    "--config",
+    help="JSON file layer -> rank (as config_iccv.json), or -> object with method, rank or energy.",
+)
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
-@click.option("--method", type=click.Choice(["pca", "svd", "kmeans"]), default="pca",
-              show_default=True)  # fmt: skip
+@click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
+              help="Decomposition of layers for which --config names none.")  # fmt: skip
+@click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
+              help="How --energy chooses ranks.")  # fmt: skip
+@click.option("--align", metavar="N|auto",
+              help="Round ranks per group up to a multiple; auto: this CPU's channel block.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
@@ -45,10 +74,10 @@ def _read_json(path: str, kind: type, what: str) -> Any:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, method: str, except_path: str | None, fc: bool,
-    hdf5: bool, onnx: bool, as_json: bool,
+    config: str | None, plan_path: str | None, method: str, rule: str, align: str | None,
+    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Replace layers of NET by pairs of smaller ones.
+    """Replace layers of NET by smaller ones.
 
     Writes lowrank.prototxt, lowrank.caffemodel, plan.json and, for nets with Input layers,
     lowrank.onnx, whose outputs are compared with the low-rank net's.
@@ -66,9 +95,9 @@ def command(
         plan = make_plan(
             net, weights, energy=energy,
             ranks=parse_numbers(ranks, "--ranks") if ranks else None,
-            config=_read_json(config, dict, "rank") if config else None,
+            config=_read_json(config, dict, "config") if config else None,
             except_layers=_read_json(except_path, list, "list") if except_path else (),
-            method=method, include_fc=fc,
+            method=method, rule=rule, include_fc=fc, block=_block(align),
         )  # fmt: skip
     written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
