@@ -49,7 +49,8 @@ def _sgd(s: Record, g: Tensors, history: list[Tensors], rates: Sequence[float], 
     (h,) = history
     torch._foreach_mul_(h, s.momentum)
     for rate, (gradients, targets) in by_value(rates, g, h):
-        torch._foreach_add_(targets, gradients, alpha=rate)
+        # Rounded product first: Caffe's numbers; alpha=rate would fuse multiply and add.
+        torch._foreach_add_(targets, torch._foreach_mul(gradients, rate))
     return h
 
 
