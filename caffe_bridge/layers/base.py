@@ -113,6 +113,7 @@ class Layer(nn.Module):
         is_loss: the first top has loss_weight 1 unless stated.
         is_input: the tops are fed by the caller or a data source, not computed.
         has_source: an input whose forward pass reads a batch when the caller feeds none.
+        open_axis: the axis of the tops whose size depends on the values, if any.
         auto_tops: anonymous tops are added up to ``tops.least`` (losses without a top).
         differentiable: False when no gradient flows through (Accuracy, ArgMax).
         no_gradient_bottoms: indices of bottoms that get no gradient (labels).
@@ -126,6 +127,7 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     is_input: ClassVar[bool] = False
     has_source: ClassVar[bool] = False
+    open_axis: ClassVar[int | None] = None
     auto_tops: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     no_gradient_bottoms: ClassVar[tuple[int, ...]] = ()

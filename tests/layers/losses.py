@@ -15,10 +15,12 @@ from tests.helpers import ONNX_CLOSE, OPSETS, check_layer
 Array = np.ndarray
 
 
-def check_onnx(net: Net, bottoms: Sequence[Array], batches: Sequence[int] = ()) -> None:
+def check_onnx(
+    net: Net, bottoms: Sequence[Array], batches: Sequence[int] = (), opsets: Sequence[int] = OPSETS
+) -> None:
     """The net in onnxruntime, at its own batch and others, repeating the bottoms' rows."""
     own = bottoms[0].shape[0]
-    for opset in OPSETS:
+    for opset in opsets:
         for batch in (own, *batches):
             rows = np.arange(batch) % own
             feed = {
