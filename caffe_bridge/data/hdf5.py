@@ -120,6 +120,9 @@ def _publish(file: h5py.File, temporary: Path, target: Path) -> None:
     rows = len(file)
     file.close()
     if rows:
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     else:
         temporary.unlink()

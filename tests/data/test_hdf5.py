@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -123,6 +125,19 @@ def test_a_writer_that_is_dropped_is_closed(tmp_path: Path) -> None:
     del writer
     gc.collect()
     with h5py.File(tmp_path / "out.h5") as file:
+        assert file["a"].shape == (2, 3)
+
+
+def test_a_writer_is_closed_when_python_ends(tmp_path: Path) -> None:
+    code = (
+        "import numpy, sys; from caffe_bridge.data import Hdf5Writer; "
+        "w = Hdf5Writer(sys.argv[1], ('a',), 'l'); w.append([numpy.zeros((2, 3))])"
+    )
+    target = tmp_path / "out.h5"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=True)
+    (tmp_path / "other").touch()
+    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
+    with h5py.File(target) as file:
         assert file["a"].shape == (2, 3)
 
 
