@@ -28,7 +28,7 @@ class CReLU(Layer):
     ONNX:
         Neg, Concat, Relu or LeakyRelu.
     Caffe source:
-        crelu_layer.cpp of the PVANET forks
+        crelu_layer.cpp of a fork
     Differences:
         none.
     """

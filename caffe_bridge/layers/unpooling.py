@@ -171,9 +171,10 @@ class MaxUnpool(Unpooling):
     ONNX:
         ScatterElements.
     Caffe source:
-        the ENet forks' max_unpooling_layer.cpp
+        none is followed: forks agree on the values (as maxunpool_layer.cpp of one of them), the
+        size is the inverse of a pooling's as OpenCV's layer of this name has it.
     Differences:
-        none.
+        the parameters are those of Unpooling, whatever a fork called them.
     """
 
     bottoms = exactly(2)

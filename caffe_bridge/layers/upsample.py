@@ -86,8 +86,9 @@ class Upsample(Layer):
     Tops:
         y: (N, C, H, W), ``H = scale_h h - pad_out_h``.
     Parameters:
-        scale, or scale_h and scale_w; for a mask also pad_out_h, pad_out_w (false: one row or
-        column less) or upsample_h and upsample_w (the size, instead of all others).
+        scale (2 with a mask), or scale_h and scale_w; for a mask also pad_out_h, pad_out_w
+        (false: one row or column less) or upsample_h and upsample_w (the size, instead of all
+        others).
     Gradient:
         with a mask that of each value's place; without the sum over its copies. None for a mask.
     ONNX:
@@ -112,9 +113,11 @@ class Upsample(Layer):
         if self.sized:
             if min(self.size) < 1:
                 self.fail(f"upsample_h and upsample_w are {self.size}; give both, positive.")
-        elif high != wide or (high and p.has("scale")) or not (high or p.has("scale")):
+        elif (
+            high != wide or (high and p.has("scale")) or not (high or p.has("scale") or self.masked)
+        ):
             self.fail("needs scale, or both scale_h and scale_w, or upsample_h and upsample_w.")
-        one = int(p.scale)
+        one = int(p.scale) if p.has("scale") else 2  # SegNet's default
         self.scale = (int(p.scale_h), int(p.scale_w)) if high else (one, one)
         if not self.sized and min(self.scale) < 1:
             self.fail(f"scale is {self.scale}; give positive numbers.")

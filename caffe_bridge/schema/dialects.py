@@ -29,23 +29,29 @@ LAYER_FIELDS: dict[str, dict[int, str]] = {
     "DetectionEvaluate": {205: "detection_evaluate_param"},
     "Normalize": dict.fromkeys((206, 8783), "norm_param"),
     "VideoData": {207: "video_data_param"},
-    # py-faster-rcnn 8266711 and 8266712, Intel 148, 153 and 154, ncnn 148 and 149.
+    # py-faster-rcnn 8266711 and 8266712, R-FCN 10000 and 10001, Intel 148 and 152 to 154, ncnn
+    # 148 and 149.
     "ROIPooling": dict.fromkeys((8266711, 154, 212, 213, 2201, 8785), "roi_pooling_param"),
     "ROIAlign": {148: "roi_align_param", 8266711: "roi_pooling_param"},
-    "PSROIPooling": dict.fromkeys((149, 153), "psroi_pooling_param"),
+    "PSROIPooling": dict.fromkeys((10001, 149, 153), "psroi_pooling_param"),
+    "BoxAnnotatorOHEM": dict.fromkeys((10000, 152), "box_annotator_ohem_param"),
     "SmoothL1Loss": dict.fromkeys((8266712, 148), "smooth_l1_loss_param"),
     # ncnn and Tengine 147, MobileNet-YOLO 149, Intel 159.
     "Reorg": dict.fromkeys((147, 149, 159), "reorg_param"),
-    # SegNet and the YOLO forks 149, MobileNet-YOLO 150, X2Paddle 211.
-    "Upsample": dict.fromkeys((149, 150, 211, 300, 2203), "upsample_param"),
-    "RegionLoss": {600: "region_loss_param"},
+    # SegNet 137, the YOLO forks 149, MobileNet-YOLO 150, X2Paddle 211.
+    "Upsample": dict.fromkeys((137, 149, 150, 211, 300, 2203), "upsample_param"),
+    # SegNet 45, TSN 137, PSPNet 152; DeconvNet; FlowNet.
+    "BN": dict.fromkeys((45, 137, 152), "bn_param"),
+    "Unpooling": {44: "unpooling_param"},
+    "Correlation": {150: "correlation_param"},
+    "RegionLoss": dict.fromkeys((600, 209), "region_loss_param"),
     "YoloDetectionOutput": {601: "yolo_detection_output_param"},
     "Yolov3DetectionOutput": {602: "yolov3_detection_output_param"},
     "Yolov3": {603: "yolov3_param"},
     "YoloSeg": {604: "yolo_seg_param"},
     "SegmentationEvaluate": {605: "segmentation_evaluate_param"},
-    # mace 147, caffe2onnx 166, ncnn 205.
-    "Interp": dict.fromkeys((147, 166, 205, 308, 2210), "interp_param"),
+    # PSPNet 143, mace 147, caffe2onnx 166, ncnn 205.
+    "Interp": dict.fromkeys((143, 147, 166, 205, 308, 2210), "interp_param"),
     # ncnn 145, caffe2onnx and mace 164, MNN 212.
     "ShuffleChannel": dict.fromkeys((145, 164, 212, 213), "shuffle_channel_param"),
     "Axpy": dict.fromkeys((151, 210), "axpy_param"),
@@ -80,6 +86,9 @@ _INSIDE = {
     },
     "PoolingParameter": {(40, VARINT): "torch_pooling"},
     "InterpParameter": {(7, VARINT): "use_blob_size"},
+    "UnpoolingParameter": {
+        (12, VARINT): "unpool_size", (13, VARINT): "unpool_h", (14, VARINT): "unpool_w",
+    },
     "TransformationParameter": {
         (8, LEN): "resize_param", (9, LEN): "noise_param", (10, LEN): "emit_constraint",
         (11, VARINT): "crop_h", (12, VARINT): "crop_w", (13, LEN): "distort_param",
@@ -106,25 +115,25 @@ def _adopt(record: Record, raw: RawUnknown, name: str) -> bool:
     return True
 
 
-def _given(record: Record) -> Iterable[RawUnknown]:
-    """Fields above 144 that the schema has under another meaning, as they stood in the file."""
+def _given(record: Record, numbers: Iterable[int]) -> Iterable[RawUnknown]:
+    """Those fields that the schema has under another meaning, as they stood in the file."""
     for field, value in list(record.items()):
-        if 144 < field.number < 1000 and isinstance(value, Record):
+        if field.number in numbers and isinstance(value, Record):
             yield RawUnknown(field.number, LEN, encode(value))
 
 
 def _resolve_layer(layer: Record) -> None:
     fields = LAYER_FIELDS.get(layer.type, {})
-    for raw in _given(layer):
-        name = fields.get(raw.number)
+    for raw in _given(layer, fields):
+        name = fields[raw.number]
         clash = layer.record_type.by_number[raw.number].name
-        if name is not None and name != clash and _adopt(layer, raw, name):
+        if name != clash and _adopt(layer, raw, name):
             layer.clear(clash)
     left = []
     for raw in layer.raw_unknown:
-        name = fields.get(raw.number) if raw.wire_type == LEN else None
-        name = name or _EVERY_LAYER.get((raw.number, raw.wire_type))
-        if name is None or not _adopt(layer, raw, name):
+        own = fields.get(raw.number) if raw.wire_type == LEN else None
+        own = own or _EVERY_LAYER.get((raw.number, raw.wire_type))
+        if own is None or not _adopt(layer, raw, own):
             left.append(raw)
     layer.raw_unknown = left
 

@@ -29,6 +29,7 @@ def placed(x: np.ndarray, mask: np.ndarray, high: int, wide: int) -> np.ndarray:
     ("text", "size"),
     [
         ("scale: 2", (4, 6)),
+        ("", (4, 6)),
         ("scale_h: 2 scale_w: 3", (4, 9)),
         ("scale: 2 pad_out_h: true", (3, 6)),
         ("upsample_h: 5 upsample_w: 4", (5, 4)),

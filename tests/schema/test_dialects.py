@@ -131,6 +131,15 @@ def test_intel() -> None:
     assert resolved("Pooling", field(121, field(13, 1))).pooling_param.round_mode == "FLOOR"
 
 
+def test_pspnet_segnet_and_deconvnet() -> None:
+    interp = resolved("Interp", field(143, field(1, 60) + field(2, 90)))
+    assert (interp.interp_param.height, interp.interp_param.width) == (60, 90)
+    upsample = resolved("Upsample", field(137, field(1, 2)))
+    assert upsample.upsample_param.scale == 2 and not upsample.has("embed_param")
+    unpooling = resolved("Unpooling", field(44, field(2, 2) + field(12, 14))).unpooling_param
+    assert (unpooling.kernel_size, unpooling.unpool_size) == (2, 14)
+
+
 def test_ssd_transformations() -> None:
     resize = field(2, 1) + field(3, 300) + field(4, 200)
     layer = resolved("AnnotatedData", field(100, field(8, resize) + field(11, 7)), field(200, b""))
@@ -140,13 +149,13 @@ def test_ssd_transformations() -> None:
 
 def test_bn_of_three_forks() -> None:
     one = real(2, 1)
-    segnet = resolved("BN", field(1320, field(1, one) + field(2, b"") + field(3, 1))).bn_param
+    segnet = resolved("BN", field(45, field(1, one) + field(2, b"") + field(3, 1))).bn_param
     assert (segnet.scale_filler.value, segnet.bn_mode) == (1, "INFERENCE")
     assert not segnet.has("slope_filler") and not segnet.raw_unknown
     inside = field(1, one) + real(3, 0.5) + field(4, 1) + real(5, 0.25)
     windows = resolved("BN", field(1320, inside)).bn_param
     assert (windows.var_eps, windows.moving_average, windows.decay) == (0.5, True, 0.25)
-    pspnet = resolved("BN", field(1320, field(1, one) + real(3, 0.5) + real(4, 2))).bn_param
+    pspnet = resolved("BN", field(137, field(1, one) + real(3, 0.5) + real(4, 2))).bn_param
     assert (pspnet.slope_filler.value, pspnet.momentum, pspnet.eps) == (1, 0.5, 2)
 
 
