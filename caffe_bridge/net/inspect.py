@@ -11,6 +11,9 @@ from caffe_bridge.layers.registry import LAYERS, layer_class
 from caffe_bridge.net.build import with_automatic_tops
 from caffe_bridge.schema import unknown_fields
 
+#: The problem of a layer that only suffers from an earlier layer's.
+NO_SHAPES = "its bottoms' shapes are unknown"
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -65,12 +68,14 @@ def inspect(spec: NetSpec) -> NetReport:
             if all(value.index in shapes for value in node.inputs):
                 bottoms = [shapes[value.index] for value in node.inputs]
                 made = layer.infer(bottoms)
+                if len(made) != len(node.outputs):
+                    layer.fail(f"makes {len(made)} tops but names {len(node.outputs)}.")
                 shapes.update((v.index, tuple(s)) for v, s in zip(node.outputs, made, strict=False))
                 parameters = sum(math.prod(b.shape) for b in layer.blob_specs(bottoms))
                 counted = layer.macs(bottoms)
                 macs = counted if counted is not None else -1
             else:
-                problem = "its bottoms' shapes are unknown"
+                problem = NO_SHAPES
         except BridgeError as error:
             problem = str(error)
         reports.append(
