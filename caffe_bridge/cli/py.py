@@ -13,8 +13,8 @@ from caffe_bridge.cli.common import verb
 
 
 @verb(
-    """caffe-bridge py classify.py --model deploy.prototxt
-    caffe-bridge py --force script.py arguments""",
+    """caffe-bridge py classify.py cat.jpg
+    caffe-bridge py --force script.py""",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option("--force", is_flag=True, help="Even when a real caffe can be imported.")
