@@ -90,9 +90,7 @@ def test_force_is_tangential(kind: str, name: str) -> None:
     w, f = weight.reshape(len(weight), -1), force.reshape(len(weight), -1)
     scale = np.linalg.norm(w, axis=1) * np.linalg.norm(f, axis=1)
     assert np.all(np.abs((w * f).sum(1)) <= 1e-9 * (1 + scale))
-    growth = [
-        np.linalg.norm(w - h * f, axis=1) - np.linalg.norm(w, axis=1) for h in (1e-4, 2e-4)
-    ]
+    growth = [np.linalg.norm(w - h * f, axis=1) - np.linalg.norm(w, axis=1) for h in (1e-4, 2e-4)]
     assert np.all(growth[0] >= -1e-9)
     moved = growth[0] > 1e-9
     np.testing.assert_allclose(growth[1][moved] / growth[0][moved], 4.0, rtol=2e-2)
@@ -134,7 +132,7 @@ def test_direction_and_strength(kind: str, direction: str, strength: str, decay:
         force = np.where(given * force < 0, 0.0, force)
     local = 0.5 * decay
     if strength == "adaptive":
-        local *= np.linalg.norm(given) / np.linalg.norm(force)
+        local *= float(np.linalg.norm(given) / np.linalg.norm(force))
     text = f"force_type: '{kind}' force_direction: '{direction}' force_decay_type: '{strength}'"
     got = forced(text, blob_of(weight, force_mult=0.5), given, decay)
     close(got, given + local * force)
