@@ -239,10 +239,12 @@ def test_resume_from_caffe(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         np.testing.assert_array_equal(mine.numpy(), stored)
     trained.step(int(want["iters"]) - 8)
+    adaptive = trained.param.type in ("AdaGrad", "RMSProp", "Adam")
     for blob in trained.net.learnable:
         expected = torch.from_numpy(want[f"resumed/{blob.layer}/{blob.index}"])
-        if blob.layer in ("conv2", "bn2"):
-            # The bias before BatchNorm has a zero gradient: what Caffe adds up is its rounding.
+        if adaptive and (blob.layer, blob.index) in (("conv2", 1), ("bn2", 0)):
+            # The bias before BatchNorm has a zero gradient: dividing by its size, these updates
+            # add up the rounding of Caffe's BLAS, which the mean after it then holds.
             continue
         torch.testing.assert_close(
             blob.value.detach(), expected.reshape(blob.value.shape), rtol=2e-3, atol=1e-4
