@@ -6,7 +6,7 @@ import pytest
 
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import build
-from caffe_bridge.net.inspect import NO_SHAPES, NetReport, inspect
+from caffe_bridge.net.inspect import APPROXIMATED, EXACT, UNSUPPORTED, NetReport, inspect
 
 INPUT = (
     'name: "n" layer { name: "data" type: "Input" top: "data" '
@@ -55,27 +55,29 @@ def test_unknown_types_are_reported_and_what_follows_has_no_shapes() -> None:
     assert not found.supported
     assert found.problems == ()
     data, conv, ip = found.layers
-    assert data.problem == ""
-    assert "'Convolucion' is not known. Did you mean Convolution" in conv.problem
-    assert "net.prototxt:2" in conv.problem
-    assert ip.problem == NO_SHAPES
+    assert (data.status, data.reason) == (EXACT, "")
+    assert conv.status == ip.status == UNSUPPORTED
+    assert "'Convolucion' is not known. Did you mean Convolution" in conv.reason
+    assert conv.line == 2
+    assert ip.reason == "no shape is known for 'conv'."
     assert ip.shapes == ()
 
 
 def test_broken_shapes_are_reported() -> None:
     found = report(INPUT + CONV.replace("kernel_size: 3", "kernel_size: 30") + FC)
     assert not found.supported
-    assert "conv (Convolution) at net.prototxt:2" in found.layers[1].problem
+    assert "kernel (30, 30) with pad (1, 1) does not fit" in found.layers[1].reason
 
 
 def test_a_wrong_number_of_tops_is_reported() -> None:
     text = INPUT + CONV.replace('top: "conv"', 'top: "conv" top: "more"')
-    assert "has 1 bottoms and 2 tops" in report(text).layers[1].problem
+    assert "has 1 bottoms and 2 tops" in report(text).layers[1].reason
 
 
 def test_slices_that_do_not_divide() -> None:
     text = INPUT + 'layer { name: "s" type: "Slice" bottom: "data" top: "a" top: "b" }'
-    assert "s (Slice)" in report(text).layers[1].problem
+    assert report(text).layers[1].status == UNSUPPORTED
+    assert "3" in report(text).layers[1].reason
 
 
 def test_broken_wiring_is_a_problem_of_the_net() -> None:
@@ -87,14 +89,17 @@ def test_broken_wiring_is_a_problem_of_the_net() -> None:
     assert all(layer.shapes == () and layer.macs is None for layer in found.layers)
 
 
-def test_data_that_is_not_here_is_a_problem_of_its_layer() -> None:
+def test_data_that_is_not_here_is_stood_in_for() -> None:
     text = (
         'layer { name: "data" type: "Data" top: "data" top: "label" '
         'data_param { source: "nowhere" batch_size: 2 backend: LMDB } }\n'
     )
     found = report(text + CONV + FC + LOSS)
-    assert "nowhere" in found.layers[0].problem
-    assert {layer.problem for layer in found.layers[1:]} == {NO_SHAPES}
+    assert found.supported
+    assert found.layers[0].status == APPROXIMATED
+    assert "nowhere" in found.layers[0].reason
+    assert "Stood in for by" in found.layers[0].reason
+    assert all(layer.shapes for layer in found.layers)
 
 
 def test_unknown_fields_are_listed_with_their_lines() -> None:

@@ -190,6 +190,7 @@ def test_snapshot_request(tmp_path: Path) -> None:
     trained.callbacks.append(ask)
     trained.solve()
     assert sorted(p.name for p in tmp_path.glob("snap*")) == [
+        "snap_iter_2.bridgestate",
         "snap_iter_2.caffemodel",
         "snap_iter_2.solverstate",
     ]
