@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from caffe_bridge import __version__
+from caffe_bridge.cli.common import import_option
 from caffe_bridge.errors import BridgeError
 
 #: Verb -> (module, one-line help).
@@ -66,6 +67,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="caffe-bridge")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@import_option
 def cli(debug: bool) -> None:
     """Caffe models and training recipes in PyTorch and ONNX, with Caffe's own numbers.
 

@@ -13,13 +13,23 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import SolverError
+from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.force import add_force, check_force
+from caffe_bridge.solver.force import check_force
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
+from caffe_bridge.solver.ranks import Ranks
+from caffe_bridge.solver.resume import (
+    apply_side,
+    check_side,
+    rank_state,
+    read_side,
+    side_path,
+    write_side,
+)
 from caffe_bridge.solver.snapshot import (
     State,
     check_history,
@@ -28,7 +38,8 @@ from caffe_bridge.solver.snapshot import (
     snapshot_paths,
     write_state,
 )
-from caffe_bridge.solver.updates import add_decay, check_regularization, update_rule
+from caffe_bridge.solver.terms import gradient_terms
+from caffe_bridge.solver.updates import check_regularization, update_rule
 
 
 class SolvableNet(Protocol):
@@ -64,6 +75,7 @@ class Solver:
         make_net: builds an executor from a spec; the whole-graph one by default.
         device: torch device of the whole-graph executor.
         log: receives glog-like lines.
+        ranks: the processes that train together; this one alone by default.
 
     Raises:
         BridgeError: the solver or its nets are wrong.
@@ -75,8 +87,10 @@ class Solver:
         make_net: Callable[[NetSpec], SolvableNet] = Net,
         device: str = "cpu",
         log: Sink = silent,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.param, self.log = solver, log
+        self.ranks = ranks or Ranks()
+        self.param, self.log = solver, log if self.ranks.rank == 0 else silent
         self.rule = update_rule(solver)
         check_policy(solver)
         check_regularization(solver)
@@ -84,7 +98,7 @@ class Solver:
         if solver.random_seed >= 0:
             torch.manual_seed(int(solver.random_seed))
         self.net = make_net(train_spec(solver))
-        self.test_nets = [make_net(spec) for spec in test_specs(solver)]
+        self.test_nets = [make_net(s) for s in test_specs(solver)] if self.ranks.rank == 0 else []
         for net in (self.net, *self.test_nets):
             if isinstance(net, Net) and device != "cpu":
                 net.to(device)
@@ -93,7 +107,7 @@ class Solver:
         self._seed_data()
         self.iteration = 0
         self.step_index = 0
-        self.force_decay = float(solver.force_decay)
+        self.terms = gradient_terms(solver, self.net.built)
         self.stop_requested = False
         self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
@@ -106,6 +120,7 @@ class Solver:
         blobs = self.net.learnable
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
+        self.ranks.join(self)
 
     def _seed_data(self) -> None:
         if self.param.random_seed < 0:
@@ -125,7 +140,7 @@ class Solver:
         end = self.iteration + iterations
         self.recent.clear()
         started, since = time.monotonic(), self.iteration
-        while self.iteration < end and not self.stop_requested:
+        while self.iteration < end and not self.ranks.agreed("stop", self.stop_requested):
             self._clear_gradients()
             if self._test_due():
                 self.test_all()
@@ -147,7 +162,8 @@ class Solver:
             for callback in self.callbacks:
                 callback(self)
             every = int(self.param.snapshot)
-            if (every and self.iteration % every == 0) or self.snapshot_requested:
+            asked = self.ranks.agreed("snapshot", self.snapshot_requested)
+            if (every and self.iteration % every == 0) or asked:
                 self.snapshot_requested = False
                 self.snapshot()
 
@@ -161,7 +177,7 @@ class Solver:
         self.step(max(0, int(self.param.max_iter) - self.iteration))
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
-        if self.stop_requested:
+        if self.ranks.agreed("stop", self.stop_requested):
             self.say("Optimization stopped early.", "solver.cpp:295")
             return
         if self.param.display and self.iteration % self.param.display == 0:
@@ -179,9 +195,16 @@ class Solver:
         return self.iteration > 0 or bool(self.param.test_initialization)
 
     def _clear_gradients(self) -> None:
-        grads = [b.value.grad for b in self.net.learnable if b.value.grad is not None]
-        if grads:
-            torch._foreach_zero_(grads)
+        # A forgotten gradient is handed over by the backward pass instead of being added to zeros;
+        # only the whole-graph executor makes new ones, and only where no graph is recorded.
+        forget = isinstance(self.net, Net) and not getattr(self.net, "static_gradients", False)
+        for blob in self.net.learnable:
+            if blob.value.grad is None:
+                continue
+            if forget and blob.value.requires_grad:
+                blob.value.grad = None
+            else:
+                blob.value.grad.zero_()
 
     @torch.no_grad()
     def apply_update(self) -> None:
@@ -202,15 +225,13 @@ class Solver:
         self._clip(grads)
         if solver.iter_size > 1:
             torch._foreach_mul_(grads, 1.0 / solver.iter_size)
-        add_decay(solver, blobs, grads)
-        if solver.force_iter != -1 and self.iteration >= solver.force_iter:
-            self.force_decay = 0.0
-        if self.force_decay:
-            for blob, grad in zip(blobs, grads, strict=True):
-                add_force(solver, blob, grad, self.force_decay)
+        for term in self.terms:
+            term.add(weights, grads, self.iteration)
         rates = [rate * blob.lr_mult for blob in blobs]
         updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
         torch._foreach_sub_(weights, updates)
+        for term in self.terms:
+            term.project(weights, self.iteration)
 
     def _clip(self, grads: list[Tensor]) -> None:
         limit = self.param.clip_gradients
@@ -273,15 +294,19 @@ class Solver:
         return means
 
     def snapshot(self) -> str:
-        """Write caffemodel and solverstate under Caffe's names; returns the state's path.
+        """Write caffemodel, side file and solverstate; returns the solverstate's path.
 
-        The weights are written first: a solverstate always has its caffemodel.
+        Names are Caffe's. The solverstate appears last: with it the snapshot is whole. All ranks
+        call this, rank 0 writes.
 
         Raises:
             SolverError: no snapshot_prefix is set.
         """
         use_hdf5 = self.param.snapshot_format == "HDF5"
         weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
+        everyone = self.ranks.gather(rank_state(self))
+        if everyone is None:
+            return state
         try:
             Path(weights).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -291,10 +316,12 @@ class Solver:
             ) from error
         kind = "HDF5" if use_hdf5 else "binary proto"
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
-        self.net.save(weights)
         history = [h.cpu().numpy() for block in self.history for h in block]
         self.say(f"Snapshotting solver state to {kind} file {state}", "sgd_solver.cpp:273")
-        write_state(state, State(self.iteration, self.step_index, weights, history))
+        with atomic_paths([weights, side_path(state), state]) as (new_weights, new_side, new_state):
+            self.net.save(new_weights)
+            write_side(new_side, self, everyone)
+            write_state(new_state, State(self.iteration, self.step_index, weights, history))
         return state
 
     def _prefix(self) -> str:
@@ -303,10 +330,16 @@ class Solver:
         return str(self.param.snapshot_prefix)
 
     @torch.no_grad()
-    def restore(self, path: str | os.PathLike[str]) -> None:
+    def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
         """Resume from a solverstate and the weights that it names.
 
-        Nothing changes unless both fit.
+        Nothing changes unless both fit. Several ranks resume with
+        :func:`caffe_bridge.solver.resume.resume`.
+
+        Args:
+            path: the solverstate.
+            exact: use the side file, if there is one: data and random numbers go on where they
+                were. Caffe starts the data from its beginning.
 
         Raises:
             SolverError: the state belongs to another net or solver type.
@@ -320,6 +353,11 @@ class Solver:
             self.net.load(_beside(state.learned_net, path))
         restore_history(state, history)
         self.iteration, self.step_index = state.iteration, state.step
+        side = side_path(path)
+        if exact and side.is_file():
+            found = read_side(side)
+            check_side(side, self, found)
+            apply_side(side, self, found)
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import SolverError
-from caffe_bridge.net import LearnableBlob
 from caffe_bridge.schema import Record
+from caffe_bridge.solver.foreach import by_value
 
 Tensors = list[Tensor]
 
@@ -34,21 +34,6 @@ def check_regularization(solver: Record) -> None:
         )
 
 
-def add_decay(solver: Record, blobs: Sequence[LearnableBlob], gradients: Tensors) -> None:
-    """Add the weight decay, in place: g += d_i w (L2) or d_i sign(w) (L1).
-
-    d_i = weight_decay * decay_mult.
-    """
-    decays = [solver.weight_decay * blob.decay_mult for blob in blobs]
-    active = [i for i, decay in enumerate(decays) if decay]
-    if not active:
-        return
-    weights = [blobs[i].value.detach() for i in active]
-    source = weights if solver.regularization_type == "L2" else torch._foreach_sign(weights)
-    added = torch._foreach_mul(source, [decays[i] for i in active])
-    torch._foreach_add_([gradients[i] for i in active], added)
-
-
 @dataclass(frozen=True)
 class UpdateRule:
     """One solver type: its function and how many history blobs it keeps for each weight."""
@@ -63,7 +48,9 @@ def _sgd(s: Record, g: Tensors, history: list[Tensors], rates: Sequence[float], 
     """H = momentum H + lr_i g; subtract H."""
     (h,) = history
     torch._foreach_mul_(h, s.momentum)
-    torch._foreach_add_(h, torch._foreach_mul(g, list(rates)))
+    for rate, (gradients, targets) in by_value(rates, g, h):
+        # Rounded product first: Caffe's numbers; alpha=rate would fuse multiply and add.
+        torch._foreach_add_(targets, torch._foreach_mul(gradients, rate))
     return h
 
 

@@ -74,8 +74,8 @@ def test_files_written(tmp_path: Path, form: str) -> None:
     trained = solver(tmp_path, f"snapshot: 2 max_iter: 5 snapshot_format: {form}")
     trained.solve()
     end = ".h5" if form == "HDF5" else ""
-    kinds = ("caffemodel", "solverstate")
-    assert files(tmp_path) == {f"snap_iter_{i}.{kind}{end}" for i in (2, 4, 5) for kind in kinds}
+    kinds = (f"caffemodel{end}", f"solverstate{end}", "bridgestate")
+    assert files(tmp_path) == {f"snap_iter_{i}.{kind}" for i in (2, 4, 5) for kind in kinds}
     state = read_state(tmp_path / f"snap_iter_4.solverstate{end}")
     assert (state.iteration, len(state.history)) == (4, 4)
     stored = load_weights(state.learned_net).blobs["ip1"][0]
@@ -83,17 +83,18 @@ def test_files_written(tmp_path: Path, form: str) -> None:
     assert stored.shape == (4, 3)
 
 
-def test_weights_come_before_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = solver(tmp_path)
 
     def fail(path: str, state: State) -> None:
-        assert Path(state.learned_net).is_file()
         raise SchemaError("disk full")
 
     monkeypatch.setattr(engine_module, "write_state", fail)
     with pytest.raises(SchemaError, match="disk full"):
         trained.snapshot()
-    assert files(tmp_path) == {"snap_iter_0.caffemodel"}
+    assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize("form", FORMATS)
