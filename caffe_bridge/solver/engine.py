@@ -361,6 +361,6 @@ class Solver:
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:
-    """The weights file as recorded, or of that name beside the solverstate when it moved."""
-    moved = Path(state).parent / Path(learned).name
-    return learned if Path(learned).is_file() or not moved.is_file() else str(moved)
+    """The weights file of the recorded name beside the solverstate, else where it was written."""
+    beside = Path(state).parent / Path(learned).name
+    return str(beside) if beside.is_file() else learned
