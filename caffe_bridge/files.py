@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -58,6 +58,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(folder) / target.name
         yield temporary
         _replace(temporary, target)
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[Path]]:
+    """Yield temporary paths for files of one folder that belong together.
+
+    When the block succeeds all are written to the disk, then renamed in the order given: the last
+    name appears only when the others are in place.
+
+    Raises:
+        SchemaError: the folder does not exist or cannot be written.
+    """
+    targets = [Path(path) for path in paths]
+    try:
+        made = tempfile.TemporaryDirectory(dir=targets[0].parent, prefix=f".{targets[0].name}.")
+    except OSError as error:
+        raise SchemaError(f"{targets[0]}: cannot write there ({error.strerror}).") from error
+    with made as folder:
+        temporary = [Path(folder) / target.name for target in targets]
+        yield temporary
+        for path in temporary:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        for path, target in zip(temporary, targets, strict=True):
+            _replace(path, target)
 
 
 def _replace(made: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -37,7 +38,7 @@ class ExampleCommand(click.Command):
 
 def verb(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Decorator: make a function a command with an example."""
-    context = {"help_option_names": ["-h", "--help"]}
+    context = {"help_option_names": ["-h", "--help"], **settings.pop("context_settings", {})}
     return click.command(cls=ExampleCommand, example=example, context_settings=context, **settings)
 
 
@@ -49,8 +50,41 @@ phase_option = click.option(
 level_option = click.option("--level", default=0, show_default=True, help="Level of the net state.")
 stage_option = click.option("--stage", multiple=True, help="Stage of the net state; repeatable.")
 input_option = click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=N,C,H,W",
+    "--input", "--input-shape", "inputs", multiple=True, metavar="NAME=N,C,H,W",
     help="Shape of an input blob (also replaces a data layer by an input); repeatable.",
+)  # fmt: skip
+
+
+def import_modules(
+    _ctx: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Import plug-in modules, looked for in the current folder too.
+
+    Raises:
+        BridgeError: a module cannot be imported.
+    """
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        _import(name)
+    return names
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except BridgeError:
+        raise
+    except Exception as error:
+        raise BridgeError(
+            f"--import {name}: cannot be imported ({type(error).__name__}: {error}); give the "
+            "name of a module in the current folder or of an installed package."
+        ) from error
+
+
+import_option = click.option(
+    "--import", "modules", multiple=True, metavar="MODULE", is_eager=True, expose_value=False,
+    callback=import_modules, help="Import a module that adds layer types; repeatable.",
 )  # fmt: skip
 
 

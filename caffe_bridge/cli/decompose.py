@@ -27,6 +27,23 @@ def _read_json(path: str, kind: type, what: str) -> Any:
     return value
 
 
+#: Frozen here, so that help needs no import of what registers them.
+METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
+RULES = ("energy", "norm", "error", "stable", "evbmf")
+
+
+def _block(align: str | None) -> int:
+    if align is None:
+        return 0
+    if align == "auto":
+        from caffe_bridge.bench import machine_info
+
+        return machine_info().channel_block
+    if not align.isdigit() or int(align) < 1:
+        raise BridgeError(f"--align {align}: give a positive integer, or auto.")
+    return int(align)
+
+
 def _check_usage() -> None:
     """Refuse options that contradict each other.
 
@@ -48,17 +65,29 @@ def _check_usage() -> None:
 
 @verb(
     """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
-    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank"""
+    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank
+    caffe-bridge decompose deploy.prototxt net.caffemodel --method spatial --energy 0.9 -o out"""
 )
 @click.argument("net")
 @click.argument("weights")
 @click.option("-o", "--output", required=True, help="Folder for prototxt, weights, plan and ONNX.")
-@click.option("--energy", type=float, help="Share of the squared norm that each layer keeps.")
+@click.option(
+    "--energy",
+    type=float,
+    help="Ratio for --rule; by default the share of the squared norm that each layer keeps.",
+)
 @click.option("--ranks", help="Ranks in prototxt order: 13,21,27; or a JSON file layer -> rank.")
-@click.option("--config", help="JSON file layer -> rank (as config_iccv.json).")
+@click.option(
+    "--config",
+    help="JSON file layer -> rank (as config_iccv.json), or -> object with method, rank or energy.",
+)
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
-@click.option("--method", type=click.Choice(["pca", "svd", "kmeans"]), default="pca",
-              show_default=True)  # fmt: skip
+@click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
+              help="Decomposition of layers for which --config names none.")  # fmt: skip
+@click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
+              help="How --energy chooses ranks.")  # fmt: skip
+@click.option("--align", metavar="N|auto",
+              help="Round ranks per group up; auto: to this CPU's channel block.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
@@ -67,10 +96,10 @@ def _check_usage() -> None:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, method: str, except_path: str | None, fc: bool,
-    hdf5: bool, onnx: bool, as_json: bool,
+    config: str | None, plan_path: str | None, method: str, rule: str, align: str | None,
+    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Replace layers of NET by pairs of smaller ones.
+    """Replace layers of NET by smaller ones.
 
     Writes lowrank.prototxt, lowrank.caffemodel, plan.json and, for nets with Input layers,
     lowrank.onnx, whose outputs are compared with the low-rank net's.
@@ -89,7 +118,7 @@ def command(
             ranks=parse_numbers(ranks, "--ranks") if ranks is not None else None,
             config=_read_json(config, dict, "rank") if config is not None else None,
             except_layers=_read_json(except_path, list, "layer") if except_path else (),
-            method=method, include_fc=fc,
+            method=method, rule=rule, include_fc=fc, block=_block(align),
         )  # fmt: skip
         if not plan.decomposed():
             reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])

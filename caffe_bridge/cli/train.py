@@ -72,27 +72,38 @@ def on_signals(solver: Solver) -> Callable[[], None]:
 
 @verb(
     """caffe-bridge train --solver solvers/lenet/solver.prototxt
-    caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate"""
+    caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate
+    torchrun --nproc-per-node 2 -m caffe_bridge train --solver solver.prototxt --snapshot latest"""
 )
 @click.option("--solver", "solver_path", required=True, help="Solver prototxt.")
 @click.option("--weights", help="Caffemodels to start from, separated by commas.")
-@click.option("--snapshot", help="Solverstate to resume from.")
+@click.option(
+    "--snapshot", help="Solverstate to resume from, a prefix, or 'latest': its newest whole one."
+)
+@click.option("--caffe-resume", is_flag=True, help="Resume as Caffe: data from its beginning.")
+@click.option("--sync-bn", is_flag=True, help="Several ranks: BatchNorm over all batches.")
+@click.option("--rank-timeout", default=60.0, show_default=True,
+              help="Several ranks: seconds of silence after which a rank is lost.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N].")
 @click.option("--log", "log_path", help="Append plain log lines to this file.")
 @click.option("--quiet", is_flag=True, help="No log lines on the terminal.")
 @json_option
 def command(
     solver_path: str, weights: str | None, snapshot: str | None, device: str, log_path: str | None,
-    quiet: bool, as_json: bool,
+    quiet: bool, as_json: bool, caffe_resume: bool, sync_bn: bool, rank_timeout: float,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
     from caffe_bridge.solver import Solver, read_solver
+    from caffe_bridge.solver.distributed import start_team
+    from caffe_bridge.solver.resume import resume
 
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
     check_device(device)
     if log_path:
         check_output(log_path, solver_path)
+    ranks, device = start_team(device, sync_bn, rank_timeout)
+    first = ranks.rank == 0
     terminal = Console(stderr=True)
     sinks: list[Sink] = []
 
@@ -107,23 +118,26 @@ def command(
             plain(line)
 
     plain = stream_sink(sys.stderr)
-    solver = Solver(read_solver(solver_path), device=device, log=log)
-    given = [path for path in (weights or "").split(",") if path]
-    missing = [solver.net.load(path) for path in given]
-    if snapshot:
-        solver.restore(snapshot)
     with ExitStack() as stack:
-        if log_path:
+        stack.enter_context(ranks)
+        solver = Solver(read_solver(solver_path), device=device, log=log, ranks=ranks)
+        given = [path for path in (weights or "").split(",") if path and first]
+        missing = [solver.net.load(path) for path in given]
+        ranks.copy([blob.value for blob in solver.net.learnable])
+        if snapshot:
+            resume(solver, snapshot, exact=not caffe_resume)
+        if log_path and first:
             stream = stack.enter_context(Path(log_path).open("a", encoding="utf-8"))
             sinks.append(stream_sink(stream))
         for name in missing[0] if missing else ():
             if all(name in names for names in missing):
                 log(glog_line(f"No weights for layer {name}; its fillers stay", "net.cpp:1"))
         stack.callback(on_signals(solver))
-        if terminal.is_terminal:
+        if terminal.is_terminal and first:
             follow(solver, stack.enter_context(progress_bar(terminal)), "train")
         solver.solve()
-    _report(solver, as_json)
+    if first:
+        _report(solver, as_json)
 
 
 def check_device(device: str) -> None:

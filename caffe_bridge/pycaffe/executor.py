@@ -6,13 +6,14 @@ gives the gradient of that layer alone, which is then written into the blobs' ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from caffe_bridge.graph import Value
+from caffe_bridge.graph import Shape, Value
 from caffe_bridge.net import Built, infer_shapes
 from caffe_bridge.pycaffe.blob import Blob
 
@@ -25,10 +26,12 @@ class Executor:
 
     Attributes:
         blobs: every blob by name, in order of first appearance.
+        hooks: functions by name ("before_forward", ...), called with the index of each layer.
     """
 
     def __init__(self, built: Built) -> None:
         self.built = built
+        self.hooks: dict[str, list[Callable[[int], None]]] = defaultdict(list)
         self.blobs: dict[str, Blob] = {}
         for value in built.graph.values:
             if value.blob not in self.blobs:
@@ -37,7 +40,22 @@ class Executor:
         self._records: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self.layer_needs, self.bottom_needs = self._needs()
         self._small = self._macs() < SMALL_PASS
+        self._fitting = [[built.shapes[v.index] for v in node.inputs] for node in built.graph.nodes]
         self._restore_loss_diffs()
+
+    def _check_blobs(self, index: int, bottoms: list[Shape]) -> None:
+        """Refuse new bottom shapes that the layer's learnable blobs were not made for."""
+        layer = self.built.layers[index]
+        if bottoms == self._fitting[index]:
+            return
+        wanted = [tuple(spec.shape) for spec in layer.blob_specs(bottoms)]
+        held = [tuple(blob.shape) for blob in layer.blobs]
+        if wanted != held:
+            layer.fail(
+                f"has learnable blobs {held}, bottom shapes {bottoms} would need {wanted}; "
+                "only sizes that leave them alone can change."
+            )
+        self._fitting[index] = bottoms
 
     def _macs(self) -> int:
         """Multiply-accumulates of a forward pass, as far as layers can tell."""
@@ -106,6 +124,8 @@ class Executor:
             for value in node.outputs
         }
         shapes = infer_shapes(self.built.graph, self.built.layers, entries)
+        for node in self.built.graph.nodes:
+            self._check_blobs(node.index, [shapes[value.index] for value in node.inputs])
         for value in self.built.graph.values:
             self.blobs[value.blob].reshape(*shapes[value.index])
         self._small = self._macs() < SMALL_PASS
@@ -119,23 +139,35 @@ class Executor:
     def _forward(self, start: int, end: int) -> float:
         loss = 0.0
         for index in range(start, end + 1):
-            node, layer = self.built.graph.nodes[index], self.built.layers[index]
-            if layer.is_input and not layer.has_source:
-                continue
-            leaves = []
-            for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
-                leaf = self.blobs[value.blob].tensor.detach()
-                leaves.append(leaf.requires_grad_(wanted and self.layer_needs[index]))
-            with torch.set_grad_enabled(self.layer_needs[index]):
-                tops = layer.run(leaves)
-            if self.layer_needs[index]:
-                self._records[index] = (leaves, tops)
-            for value, top in zip(node.outputs, tops, strict=True):
-                stored = top.detach().contiguous()
-                self.blobs[value.blob].tensor = stored
-                if value.index in self._loss:
-                    loss += float(stored.sum()) * self._loss[value.index]
+            self._call("before_forward", index)
+            layer = self.built.layers[index]
+            if layer.has_source or not layer.is_input:
+                loss += self._forward_layer(index)
+            self._call("after_forward", index)
         self._refill_lost_loss_diffs()
+        return loss
+
+    def _call(self, hook: str, index: int) -> None:
+        for callback in self.hooks[hook]:
+            callback(index)
+
+    def _forward_layer(self, index: int) -> float:
+        node, layer = self.built.graph.nodes[index], self.built.layers[index]
+        self._check_blobs(index, [self.blobs[value.blob].shape for value in node.inputs])
+        loss = 0.0
+        leaves = []
+        for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
+            leaf = self.blobs[value.blob].tensor.detach()
+            leaves.append(leaf.requires_grad_(wanted and self.layer_needs[index]))
+        with torch.set_grad_enabled(self.layer_needs[index]):
+            tops = layer.run(leaves)
+        if self.layer_needs[index]:
+            self._records[index] = (leaves, tops)
+        for value, top in zip(node.outputs, tops, strict=True):
+            stored = top.detach().contiguous()
+            self.blobs[value.blob].tensor = stored
+            if value.index in self._loss:
+                loss += float(stored.sum()) * self._loss[value.index]
         return loss
 
     def _refill_lost_loss_diffs(self) -> None:
@@ -149,8 +181,10 @@ class Executor:
         written: set[int] = set()
         with self._threads():
             for index in range(start, end - 1, -1):
+                self._call("before_backward", index)
                 if self.layer_needs[index] and index in self._records:
                     self._backward_layer(index, written)
+                self._call("after_backward", index)
 
     def _backward_layer(self, index: int, written: set[int]) -> None:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]

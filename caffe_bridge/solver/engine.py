@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import SolverError
+from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
@@ -20,6 +21,15 @@ from caffe_bridge.schema import Record
 from caffe_bridge.solver.force import check_force, decay_at
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
+from caffe_bridge.solver.ranks import Ranks
+from caffe_bridge.solver.resume import (
+    apply_side,
+    check_side,
+    rank_state,
+    read_side,
+    side_path,
+    write_side,
+)
 from caffe_bridge.solver.snapshot import (
     State,
     check_history,
@@ -66,6 +76,7 @@ class Solver:
         make_net: builds an executor from a spec; the whole-graph one by default.
         device: torch device of the whole-graph executor.
         log: receives glog-like lines.
+        ranks: the processes that train together; this one alone by default.
 
     Raises:
         BridgeError: the solver or its nets are wrong.
@@ -77,8 +88,10 @@ class Solver:
         make_net: Callable[[NetSpec], SolvableNet] = Net,
         device: str = "cpu",
         log: Sink = silent,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.param, self.log = solver, log
+        self.ranks = ranks or Ranks()
+        self.param, self.log = solver, log if self.ranks.rank == 0 else silent
         self.rule = update_rule(solver)
         check_policy(solver)
         check_regularization(solver)
@@ -86,7 +99,7 @@ class Solver:
         if solver.random_seed >= 0:
             torch.manual_seed(int(solver.random_seed))
         self.net = make_net(train_spec(solver))
-        self.test_nets = [make_net(spec) for spec in test_specs(solver)]
+        self.test_nets = [make_net(s) for s in test_specs(solver)] if self.ranks.rank == 0 else []
         for net in (self.net, *self.test_nets):
             if isinstance(net, Net) and device != "cpu":
                 net.to(device)
@@ -108,6 +121,7 @@ class Solver:
         blobs = self.net.learnable
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
+        self.ranks.join(self)
 
     def _seed_data(self) -> None:
         if self.param.random_seed < 0:
@@ -132,7 +146,7 @@ class Solver:
         end = self.iteration + iterations
         self.recent.clear()
         started, since = time.monotonic(), self.iteration
-        while self.iteration < end and not self.stop_requested:
+        while self.iteration < end and not self.ranks.agreed("stop", self.stop_requested):
             self._clear_gradients()
             if self._test_due():
                 self.test_all()
@@ -154,7 +168,8 @@ class Solver:
             for callback in self.callbacks:
                 callback(self)
             every = int(self.param.snapshot)
-            if (every and self.iteration % every == 0) or self.snapshot_requested:
+            asked = self.ranks.agreed("snapshot", self.snapshot_requested)
+            if (every and self.iteration % every == 0) or asked:
                 self.snapshot_requested = False
                 self.snapshot()
 
@@ -168,7 +183,7 @@ class Solver:
         self.step(max(0, int(self.param.max_iter) - self.iteration))
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
-        if self.stop_requested:
+        if self.ranks.agreed("stop", self.stop_requested):
             self.say("Optimization stopped early.", "solver.cpp:295")
             return
         if self.param.display and self.iteration % self.param.display == 0:
@@ -285,15 +300,19 @@ class Solver:
         return means
 
     def snapshot(self) -> str:
-        """Write caffemodel and solverstate under Caffe's names; returns the state's path.
+        """Write caffemodel, side file and solverstate; returns the solverstate's path.
 
-        The weights are written first: a solverstate always has its caffemodel.
+        Names are Caffe's. The solverstate appears last: with it the snapshot is whole. All ranks
+        call this, rank 0 writes.
 
         Raises:
             SolverError: no snapshot_prefix is set.
         """
         use_hdf5 = self.param.snapshot_format == "HDF5"
         weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
+        everyone = self.ranks.gather(rank_state(self))
+        if everyone is None:
+            return state
         try:
             Path(weights).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -303,10 +322,12 @@ class Solver:
             ) from error
         kind = "HDF5" if use_hdf5 else "binary proto"
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
-        self.net.save(weights)
         history = [h.cpu().numpy() for block in self.history for h in block]
         self.say(f"Snapshotting solver state to {kind} file {state}", "sgd_solver.cpp:273")
-        write_state(state, State(self.iteration, self.step_index, weights, history))
+        with atomic_paths([weights, side_path(state), state]) as (new_weights, new_side, new_state):
+            self.net.save(new_weights)
+            write_side(new_side, self, everyone)
+            write_state(new_state, State(self.iteration, self.step_index, weights, history))
         return state
 
     def _prefix(self) -> str:
@@ -315,10 +336,16 @@ class Solver:
         return str(self.param.snapshot_prefix)
 
     @torch.no_grad()
-    def restore(self, path: str | os.PathLike[str]) -> None:
+    def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
         """Resume from a solverstate and the weights that it names.
 
-        Nothing changes unless both fit.
+        Nothing changes unless both fit. Several ranks resume with
+        :func:`caffe_bridge.solver.resume.resume`.
+
+        Args:
+            path: the solverstate.
+            exact: use the side file, if there is one: data and random numbers go on where they
+                were. Caffe starts the data from its beginning.
 
         Raises:
             SolverError: the state belongs to another net or solver type.
@@ -332,9 +359,14 @@ class Solver:
             self.net.load(_beside(state.learned_net, path))
         restore_history(state, history)
         self.iteration, self.step_index = state.iteration, state.step
+        side = side_path(path)
+        if exact and side.is_file():
+            found = read_side(side)
+            check_side(side, self, found)
+            apply_side(side, self, found)
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:
-    """The weights file as recorded, or of that name beside the solverstate when it moved."""
-    moved = Path(state).parent / Path(learned).name
-    return learned if Path(learned).is_file() or not moved.is_file() else str(moved)
+    """The weights file of the recorded name beside the solverstate, else where it was written."""
+    beside = Path(state).parent / Path(learned).name
+    return str(beside) if beside.is_file() else learned

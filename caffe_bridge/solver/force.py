@@ -17,10 +17,10 @@ Degradation costs O(n K). For the others, with the kernel K_ij = 1 / D_ij^p, 0 w
 so that a force costs two matrix products (the cosines, and A W added to the gradient at once)
 instead of the reference's O(n^2 K) loops. :func:`force_gradient` is float64: in float32 the
 rounding of 2 - 2 w_i.w_j drowns distances near tau, and equal filters feel rounding noise, which
-an adaptive strength blows up. A force of fixed strength in all directions is added with float32 products as
-long as no two filters are close: distances below :data:`NEAR` come from the filters' difference in
-float64, and all is float64 once two are nearer than :data:`CLOSE` or many are near. Rows with
-r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
+an adaptive strength blows up. A force of fixed strength in all directions is added with float32
+products as long as no two filters are close: distances below :data:`NEAR` come from the filters'
+difference in float64, and all is float64 once two are nearer than :data:`CLOSE` or many are near.
+Rows with r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
 
 ``force_groups: true`` (ours, off by default) keeps forces inside each group of a grouped
 convolution, which the authors obtained by splitting AlexNet's layers by hand.

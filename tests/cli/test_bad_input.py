@@ -262,7 +262,7 @@ PLANS = {
     "method": (["--energy", "0.5", "--method", "qr"], ["'qr' is not one of 'pca'"], 2),
     "broken": (["--config", "broken.json"], ["broken.json: is no valid JSON", "column 11"], 1),
     "list": (["--config", "list.json"], ["list.json: should hold ranks", '["conv1"]'], 1),
-    "text": (["--config", "text.json"], ["conv1: rank is 'x'"], 1),
+    "text": (["--config", "text.json"], ['conv1: rank is "x"'], 1),
     "name": (["--config", "name.json"], ["no layer 'conv11'", "Did you mean conv1?"], 1),
     "relu": (["--config", "relu.json"], ["relu1 (ReLU) cannot be decomposed"], 1),
     "binary": (["--config", "net.caffemodel"], ["net.caffemodel: is a binary file"], 1),
