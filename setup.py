@@ -43,6 +43,7 @@ setup(
     ],
     extras_require={
         "leveldb": ["plyvel>=1.5"],
+        "tensorboard": ["tensorboard>=2.10"],
         "dev": [
             "grpcio-tools>=1.60",
             "mypy>=1.10",
