@@ -52,7 +52,6 @@ setup(
     },
     entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},
     classifiers=[
-        "License :: OSI Approved :: BSD License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -9,19 +9,41 @@ from typing import Any
 import click
 from rich.table import Table
 
-from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb
-from caffe_bridge.errors import BridgeError, PlanError
+from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb, warn
+from caffe_bridge.errors import BridgeError, PlanError, VerifyError
 from caffe_bridge.files import require_file
 
 
 def _read_json(path: str, kind: type, what: str) -> Any:
     try:
         value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
-        raise PlanError(f"{path}: is no valid JSON ({error}).") from None
+        raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
     if not isinstance(value, kind):
-        raise PlanError(f"{path}: should hold a JSON {'object' if kind is dict else 'list'}.")
+        form = '{"conv2": 26}' if kind is dict else '["conv1"]'
+        raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
+
+
+def _check_usage() -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        click.UsageError: not one source of ranks, or an option that has no effect.
+    """
+    context = click.get_current_context()
+    given = {
+        name for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }  # fmt: skip
+    if len(given & {"energy", "ranks", "config", "plan_path"}) != 1:
+        raise click.UsageError("give exactly one of --energy, --ranks, --config and --plan.")
+    idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    for name, option in idle.items():
+        if "plan_path" in given and name in given:
+            raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
 
 
 @verb(
@@ -56,8 +78,7 @@ def command(
     from caffe_bridge.compress import decompose_net, load_plan, make_plan
     from caffe_bridge.graph import read_net
 
-    if sum(x is not None for x in (energy, ranks, config, plan_path)) != 1:
-        raise BridgeError("give exactly one of --energy, --ranks, --config and --plan.")
+    _check_usage()
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
@@ -65,18 +86,29 @@ def command(
     else:
         plan = make_plan(
             net, weights, energy=energy,
-            ranks=parse_numbers(ranks, "--ranks") if ranks else None,
-            config=_read_json(config, dict, "rank") if config else None,
-            except_layers=_read_json(except_path, list, "list") if except_path else (),
+            ranks=parse_numbers(ranks, "--ranks") if ranks is not None else None,
+            config=_read_json(config, dict, "rank") if config is not None else None,
+            except_layers=_read_json(except_path, list, "layer") if except_path else (),
             method=method, include_fc=fc,
         )  # fmt: skip
+        if not plan.decomposed():
+            reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
+            raise PlanError(
+                f"{net}: has no layer to decompose with these options and the weights of {weights}"
+                f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
+            )
     written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
-        result |= _to_onnx(written.net, written.weights)
+        try:
+            result |= _to_onnx(written.net, written.weights)
+        except VerifyError:
+            raise
+        except BridgeError as error:
+            warn(f"no ONNX file is written: {error}")
     if as_json:
         print_json(result)
         return

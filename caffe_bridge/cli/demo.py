@@ -14,11 +14,14 @@ from caffe_bridge.cli.common import verb
 @verb("caffe-bridge demo demo")
 @click.argument("folder", default="demo")
 @click.option("--seed", default=1, show_default=True, help="Seed of all randomness.")
-@click.option("--force-type", default="Constant", show_default=True,
+@click.option("--force-type", default="Degradation", show_default=True,
               type=click.Choice(["Degradation", "Constant", "Linear", "Gravity"]))  # fmt: skip
-@click.option("--force-decay", default=4e-4, show_default=True, help="Strength of the force.")
+@click.option("--force-decay", default=2.2e-4, show_default=True, help="Strength of the force.")
 @click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
-def command(folder: str, seed: int, force_type: str, force_decay: float, scale: float) -> None:
+@click.option("--quick", is_flag=True, help="Time only briefly.")
+def command(
+    folder: str, seed: int, force_type: str, force_decay: float, scale: float, quick: bool
+) -> None:  # fmt: skip
     """Train, force, decompose, fine-tune, export and time a net on real digits in FOLDER.
 
     Started again, it goes on after the last finished stage. Ends with FOLDER/report.html.
@@ -29,7 +32,7 @@ def command(folder: str, seed: int, force_type: str, force_decay: float, scale: 
 
     default = Settings()
     settings = Settings(
-        seed=seed, force_type=force_type, force_decay=force_decay,
+        seed=seed, force_type=force_type, force_decay=force_decay, quick=quick,
         iterations=max(20, int(default.iterations * scale)),
         force_iterations=max(20, int(default.force_iterations * scale)),
         finetune_iterations=max(20, int(default.finetune_iterations * scale)),

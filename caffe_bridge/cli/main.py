@@ -77,15 +77,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("stopped", err=True)
         return 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except (BridgeError, OSError, MemoryError) as error:
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" See '{context.command_path} --help'." if context else ""
+        click.echo(f"error: {' '.join(error.format_message().split())}{hint}", err=True)
+        return error.exit_code
+    except Exception as error:
         if os.environ.get("CAFFE_BRIDGE_DEBUG"):
             traceback.print_exc()
-        text = str(error) or type(error).__name__
-        click.echo(f"error: {text}", err=True)
+        click.echo(f"error: {_sentence(error)}", err=True)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says to a user; anything unforeseen is called a defect of this program."""
+    text = " ".join(str(error).split())
+    if isinstance(error, BridgeError):
+        return text
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}."
+    if isinstance(error, (OSError, MemoryError)):
+        return f"{text or 'not enough memory'}."
+    return (
+        f"unforeseen {type(error).__name__} ({text}); this is a defect of caffe-bridge, please "
+        "report it with what 'caffe-bridge --debug VERB ...' prints."
+    )
 
 
 def entry() -> None:

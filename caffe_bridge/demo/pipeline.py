@@ -47,11 +47,12 @@ class Settings:
     iterations: int = 2000
     force_iterations: int = 4000
     finetune_iterations: int = 1500
-    force_type: str = "Constant"
-    force_decay: float = 4e-4
+    force_type: str = "Degradation"
+    force_decay: float = 2.2e-4
     energy: float = 0.95
     batch: int = 64
     threads: int = 1
+    quick: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Settings with the version of the package, the key of the stages."""
@@ -242,7 +243,7 @@ class Journey:
         test.evaluate()
         digits = test.fetch("data")[: s.batch].numpy()
         measured = compare(paths, batch=s.batch, threads=s.threads, seed=s.seed,
-                           feeds={"data": digits})  # fmt: skip
+                           quick=s.quick, feeds={"data": digits})  # fmt: skip
         to_json(measured, "bench.json")
         return {"file": "bench.json", "headline": _bench_headline(measured)}
 

@@ -6,7 +6,8 @@ gives the gradient of that layer alone, which is then written into the blobs' ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from caffe_bridge.graph import Value
 from caffe_bridge.net import Built, infer_shapes
 from caffe_bridge.pycaffe.blob import Blob
+
+#: Multiply-accumulates of a pass below which threads cost more than they save.
+SMALL_PASS = 5_000_000
 
 
 class Executor:
@@ -32,7 +36,28 @@ class Executor:
         self._loss = built.loss_weights()
         self._records: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self.layer_needs, self.bottom_needs = self._needs()
+        self._small = self._macs() < SMALL_PASS
         self._restore_loss_diffs()
+
+    def _macs(self) -> int:
+        """Multiply-accumulates of a forward pass, as far as layers can tell."""
+        total = 0
+        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
+            total += layer.macs([self.blobs[v.blob].shape for v in node.inputs]) or 0
+        return total
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Run a small net on one thread: faster, and sums do not depend on the machine's cores."""
+        before = torch.get_num_threads()
+        if not self._small or before == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _restore_loss_diffs(self) -> None:
         for value in self.built.graph.values:
@@ -83,10 +108,15 @@ class Executor:
         shapes = infer_shapes(self.built.graph, self.built.layers, entries)
         for value in self.built.graph.values:
             self.blobs[value.blob].reshape(*shapes[value.index])
+        self._small = self._macs() < SMALL_PASS
         self._restore_loss_diffs()
 
     def forward(self, start: int, end: int) -> float:
         """Run layers ``start`` to ``end`` (inclusive); returns the weighted loss of their tops."""
+        with self._threads():
+            return self._forward(start, end)
+
+    def _forward(self, start: int, end: int) -> float:
         loss = 0.0
         for index in range(start, end + 1):
             node, layer = self.built.graph.nodes[index], self.built.layers[index]
@@ -117,9 +147,10 @@ class Executor:
     def backward(self, start: int, end: int) -> None:
         """Back-propagate layers ``start`` down to ``end`` (inclusive) from their tops' diffs."""
         written: set[int] = set()
-        for index in range(start, end - 1, -1):
-            if self.layer_needs[index] and index in self._records:
-                self._backward_layer(index, written)
+        with self._threads():
+            for index in range(start, end - 1, -1):
+                if self.layer_needs[index] and index in self._records:
+                    self._backward_layer(index, written)
 
     def _backward_layer(self, index: int, written: set[int]) -> None:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]
@@ -157,7 +188,8 @@ class Executor:
             blob.gradient.add_(grad.detach())
         else:
             written.add(value.index)
-            blob.gradient = grad.detach().clone()
+            # A loss that another layer reads has a gradient from both.
+            blob.gradient = grad.detach() + self._loss.get(value.index, 0.0)
 
 
 def _unique(items: Iterable[torch.nn.Parameter]) -> Sequence[torch.nn.Parameter]:

@@ -18,16 +18,17 @@ from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
 from caffe_bridge.solver.force import add_force, check_force
-from caffe_bridge.solver.lr_policy import current_step, learning_rate
+from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.snapshot import (
     State,
+    check_history,
     read_state,
     restore_history,
     snapshot_paths,
     write_state,
 )
-from caffe_bridge.solver.updates import update_rule
+from caffe_bridge.solver.updates import add_decay, check_regularization, update_rule
 
 
 class SolvableNet(Protocol):
@@ -77,6 +78,8 @@ class Solver:
     ) -> None:
         self.param, self.log = solver, log
         self.rule = update_rule(solver)
+        check_policy(solver)
+        check_regularization(solver)
         check_force(solver)
         if solver.random_seed >= 0:
             torch.manual_seed(int(solver.random_seed))
@@ -120,6 +123,7 @@ class Solver:
     def step(self, iterations: int) -> None:
         """Train for a number of iterations."""
         end = self.iteration + iterations
+        self.recent.clear()
         started, since = time.monotonic(), self.iteration
         while self.iteration < end and not self.stop_requested:
             self._clear_gradients()
@@ -149,17 +153,19 @@ class Solver:
 
     def solve(self) -> None:
         """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
+        every = int(self.param.snapshot)
+        if every or self.param.snapshot_after_train:
+            self._prefix()
         self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
         self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
         self.step(max(0, int(self.param.max_iter) - self.iteration))
-        every = int(self.param.snapshot)
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
         if self.stop_requested:
             self.say("Optimization stopped early.", "solver.cpp:295")
             return
         if self.param.display and self.iteration % self.param.display == 0:
-            self.net.evaluate()
+            self.recent.append(self.net.evaluate())
             average = sum(self.recent) / max(1, len(self.recent))
             self.say(f"Iteration {self.iteration}, loss = {average:g}", "solver.cpp:310")
         if self.test_nets and self.iteration % self.param.test_interval == 0:
@@ -196,7 +202,7 @@ class Solver:
         self._clip(grads)
         if solver.iter_size > 1:
             torch._foreach_mul_(grads, 1.0 / solver.iter_size)
-        self._decay(weights, grads)
+        add_decay(solver, blobs, grads)
         if solver.force_iter != -1 and self.iteration >= solver.force_iter:
             self.force_decay = 0.0
         if self.force_decay:
@@ -216,27 +222,11 @@ class Solver:
                      "sgd_solver.cpp:95")  # fmt: skip
             torch._foreach_mul_(grads, limit / norm)
 
-    def _decay(self, weights: list[Tensor], grads: list[Tensor]) -> None:
-        kind = self.param.regularization_type
-        decays = [self.param.weight_decay * blob.decay_mult for blob in self.net.learnable]
-        if kind not in ("L2", "L1"):
-            raise SolverError(
-                f"{self.param.where()}: regularization_type '{kind}' is not known; use L2 or L1."
-            )
-        active = [i for i, decay in enumerate(decays) if decay]
-        if not active:
-            return
-        chosen = [weights[i] for i in active]
-        source = chosen if kind == "L2" else torch._foreach_sign(chosen)
-        added = torch._foreach_mul(source, [decays[i] for i in active])
-        torch._foreach_add_([grads[i] for i in active], added)
-
     def _display(self, seconds: float, iterations: int) -> None:
         average = sum(self.recent) / max(1, len(self.recent))
-        speed = f" ({iterations / seconds:g} iter/s, {seconds:g}s/{iterations} iters)" if (
-            iterations and seconds > 0
-        ) else " (-nan iter/s, 0s/0 iters)"  # fmt: skip
-        self.say(f"Iteration {self.iteration}{speed}, loss = {average:g}", "solver.cpp:228")
+        rate = iterations / seconds if seconds > 0 else 0.0
+        speed = f"({rate:g} iter/s, {seconds:g}s/{self.param.display} iters)"
+        self.say(f"Iteration {self.iteration} {speed}, loss = {average:g}", "solver.cpp:228")
         for line in self._outputs(self.net, lambda name: self.net.fetch(name)):
             self.say("    Train net output #" + line, "solver.cpp:244")
 
@@ -290,12 +280,15 @@ class Solver:
         Raises:
             SolverError: no snapshot_prefix is set.
         """
-        prefix = self.param.snapshot_prefix
-        if not prefix:
-            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
         use_hdf5 = self.param.snapshot_format == "HDF5"
-        weights, state = snapshot_paths(prefix, self.iteration, use_hdf5)
-        Path(weights).parent.mkdir(parents=True, exist_ok=True)
+        weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
+        try:
+            Path(weights).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SolverError(
+                f"{self.param.where()}: cannot make the folder of snapshot_prefix "
+                f"'{self.param.snapshot_prefix}' ({error.strerror})."
+            ) from error
         kind = "HDF5" if use_hdf5 else "binary proto"
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
         self.net.save(weights)
@@ -304,18 +297,29 @@ class Solver:
         write_state(state, State(self.iteration, self.step_index, weights, history))
         return state
 
+    def _prefix(self) -> str:
+        if not self.param.snapshot_prefix:
+            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
+        return str(self.param.snapshot_prefix)
+
     @torch.no_grad()
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Resume from a solverstate and the weights that it names.
 
+        Nothing changes unless both fit.
+
         Raises:
             SolverError: the state belongs to another net or solver type.
+            SchemaError: the state or its weights are missing or damaged.
+            WeightError: the weights do not fit.
         """
         state = read_state(path)
-        restore_history(str(path), state, [h for block in self.history for h in block])
-        self.iteration, self.step_index = state.iteration, state.step
+        history = [h for block in self.history for h in block]
+        check_history(str(path), state, history)
         if state.learned_net:
             self.net.load(_beside(state.learned_net, path))
+        restore_history(state, history)
+        self.iteration, self.step_index = state.iteration, state.step
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:

@@ -11,8 +11,9 @@ rows W_i of a weight (num_output, K), r_i = |W_i|, w_i = W_i / r_i and D_ij = |w
 
 tau = 1e-4. The terms in w_i of the pair forces are radial and vanish under the projection, so
 Degradation costs O(n K) and the others one matrix product, instead of the reference's O(n^2 K)
-loops. Distances are computed in float64: in float32 the rounding of 2 - 2 w_i.w_j drowns those
-near tau. Rows with r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
+loops. All is computed in float64: in float32 the rounding of 2 - 2 w_i.w_j drowns distances near
+tau, and equal filters feel rounding noise, which an adaptive strength blows up. Rows with
+r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
 
 ``force_groups: true`` (ours, off by default) keeps forces inside each group of a grouped
 convolution, which the authors obtained by splitting AlexNet's layers by hand.
@@ -54,8 +55,7 @@ def force_gradient(weight: Tensor, force_type: str = "Degradation", groups: int 
     if force_type not in POWERS:
         raise SolverError(f"force_type '{force_type}' is not known; use {', '.join(POWERS)}.")
     power = POWERS[force_type]
-    rows = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
-    rows = rows.double() if power else rows
+    rows = weight.detach().reshape(groups, weight.shape[0] // groups, -1).double()
     norms = rows.norm(dim=2, keepdim=True)
     alive = norms > TAU
     unit = torch.where(alive, rows / norms.clamp_min(TAU), torch.zeros_like(rows))

@@ -1,4 +1,4 @@
-"""The six solvers' updates, in order of complexity (Caffe's solvers/*.cpp).
+"""Weight decay and the six solvers' updates, by complexity (Caffe's solvers/*.cpp).
 
 Each takes the gradients g (decay and force included), the history and the local rates
 lr_i = rate * lr_mult, and returns what is subtracted from the weights. Lists are updated by
@@ -15,9 +15,38 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import SolverError
+from caffe_bridge.net import LearnableBlob
 from caffe_bridge.schema import Record
 
 Tensors = list[Tensor]
+
+
+def check_regularization(solver: Record) -> None:
+    """Refuse an unknown kind of weight decay.
+
+    Raises:
+        SolverError: regularization_type is neither L2 nor L1.
+    """
+    if solver.regularization_type not in ("L2", "L1"):
+        raise SolverError(
+            f"{solver.where()}: regularization_type '{solver.regularization_type}' is not known; "
+            "use L2 or L1."
+        )
+
+
+def add_decay(solver: Record, blobs: Sequence[LearnableBlob], gradients: Tensors) -> None:
+    """Add the weight decay, in place: g += d_i w (L2) or d_i sign(w) (L1).
+
+    d_i = weight_decay * decay_mult.
+    """
+    decays = [solver.weight_decay * blob.decay_mult for blob in blobs]
+    active = [i for i, decay in enumerate(decays) if decay]
+    if not active:
+        return
+    weights = [blobs[i].value.detach() for i in active]
+    source = weights if solver.regularization_type == "L2" else torch._foreach_sign(weights)
+    added = torch._foreach_mul(source, [decays[i] for i in active])
+    torch._foreach_add_([gradients[i] for i in active], added)
 
 
 @dataclass(frozen=True)
