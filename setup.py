@@ -38,6 +38,7 @@ setup(
         "protobuf>=4.25",
         "rich>=13",
         "scikit-learn>=1.3",
+        "scipy>=1.10",
         "torch>=2.2",
     ],
     extras_require={
@@ -48,11 +49,11 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "setuptools>=70.1",
         ],
     },
     entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},
     classifiers=[
-        "License :: OSI Approved :: BSD License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

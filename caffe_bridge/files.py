@@ -106,12 +106,16 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     except OSError as error:
         raise SchemaError(f"{found}: cannot be opened ({error.strerror}).") from None
     if stat.S_ISDIR(status.st_mode):
-        raise SchemaError(f"{found}: is a folder, expected a {what} file.")
+        raise SchemaError(f"{found}: is a folder, expected {_article(what)} {what} file.")
     if status.st_size == 0:
         raise SchemaError(f"{found}: the {what} file is empty; download or write it again.")
     if not os.access(found, os.R_OK):
         raise SchemaError(f"{found}: the {what} file may not be read; change its permissions.")
     return found
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeioAEIO" else "a"
 
 
 def looks_like_text(head: bytes) -> bool:
@@ -133,6 +137,6 @@ def refuse_impostor(path: Path, head: bytes, what: str) -> None:
     start = head.removeprefix(_BOM).lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
         raise SchemaError(
-            f"{path}: is a web page, not a {what}; the download gave an HTML page "
+            f"{path}: is a web page, not {_article(what)} {what}; the download gave an HTML page "
             "(a login or error page?), fetch the file again."
         )

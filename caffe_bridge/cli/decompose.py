@@ -9,34 +9,85 @@ from typing import Any
 import click
 from rich.table import Table
 
-from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb
-from caffe_bridge.errors import BridgeError, PlanError
+from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb, warn
+from caffe_bridge.errors import BridgeError, PlanError, VerifyError
 from caffe_bridge.files import require_file
 
 
 def _read_json(path: str, kind: type, what: str) -> Any:
     try:
         value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
-        raise PlanError(f"{path}: is no valid JSON ({error}).") from None
+        raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
     if not isinstance(value, kind):
-        raise PlanError(f"{path}: should hold a JSON {'object' if kind is dict else 'list'}.")
+        form = '{"conv2": 26}' if kind is dict else '["conv1"]'
+        raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
+
+
+#: Frozen here, so that help needs no import of what registers them.
+METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
+RULES = ("energy", "norm", "error", "stable", "evbmf")
+
+
+def _block(align: str | None) -> int:
+    if align is None:
+        return 0
+    if align == "auto":
+        from caffe_bridge.bench import machine_info
+
+        return machine_info().channel_block
+    if not align.isdigit() or int(align) < 1:
+        raise BridgeError(f"--align {align}: give a positive integer, or auto.")
+    return int(align)
+
+
+def _check_usage() -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        click.UsageError: not one source of ranks, or an option that has no effect.
+    """
+    context = click.get_current_context()
+    given = {
+        name for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }  # fmt: skip
+    if len(given & {"energy", "ranks", "config", "plan_path"}) != 1:
+        raise click.UsageError("give exactly one of --energy, --ranks, --config and --plan.")
+    idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    for name, option in idle.items():
+        if "plan_path" in given and name in given:
+            raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
 
 
 @verb(
     """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
-    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank"""
+    caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank
+    caffe-bridge decompose deploy.prototxt net.caffemodel --method spatial --energy 0.9 -o out"""
 )
 @click.argument("net")
 @click.argument("weights")
 @click.option("-o", "--output", required=True, help="Folder for prototxt, weights, plan and ONNX.")
-@click.option("--energy", type=float, help="Share of the squared norm that each layer keeps.")
+@click.option(
+    "--energy",
+    type=float,
+    help="Ratio for --rule; by default the share of the squared norm that each layer keeps.",
+)
 @click.option("--ranks", help="Ranks in prototxt order: 13,21,27; or a JSON file layer -> rank.")
-@click.option("--config", help="JSON file layer -> rank (as config_iccv.json).")
+@click.option(
+    "--config",
+    help="JSON file layer -> rank (as config_iccv.json), or -> object with method, rank or energy.",
+)
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
-@click.option("--method", type=click.Choice(["pca", "svd", "kmeans"]), default="pca",
-              show_default=True)  # fmt: skip
+@click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
+              help="Decomposition of layers for which --config names none.")  # fmt: skip
+@click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
+              help="How --energy chooses ranks.")  # fmt: skip
+@click.option("--align", metavar="N|auto",
+              help="Round ranks per group up; auto: to this CPU's channel block.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
@@ -45,10 +96,10 @@ def _read_json(path: str, kind: type, what: str) -> Any:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, method: str, except_path: str | None, fc: bool,
-    hdf5: bool, onnx: bool, as_json: bool,
+    config: str | None, plan_path: str | None, method: str, rule: str, align: str | None,
+    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Replace layers of NET by pairs of smaller ones.
+    """Replace layers of NET by smaller ones.
 
     Writes lowrank.prototxt, lowrank.caffemodel, plan.json and, for nets with Input layers,
     lowrank.onnx, whose outputs are compared with the low-rank net's.
@@ -56,8 +107,7 @@ def command(
     from caffe_bridge.compress import decompose_net, load_plan, make_plan
     from caffe_bridge.graph import read_net
 
-    if sum(x is not None for x in (energy, ranks, config, plan_path)) != 1:
-        raise BridgeError("give exactly one of --energy, --ranks, --config and --plan.")
+    _check_usage()
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
@@ -65,18 +115,29 @@ def command(
     else:
         plan = make_plan(
             net, weights, energy=energy,
-            ranks=parse_numbers(ranks, "--ranks") if ranks else None,
-            config=_read_json(config, dict, "rank") if config else None,
-            except_layers=_read_json(except_path, list, "list") if except_path else (),
-            method=method, include_fc=fc,
+            ranks=parse_numbers(ranks, "--ranks") if ranks is not None else None,
+            config=_read_json(config, dict, "rank") if config is not None else None,
+            except_layers=_read_json(except_path, list, "layer") if except_path else (),
+            method=method, rule=rule, include_fc=fc, block=_block(align),
         )  # fmt: skip
+        if not plan.decomposed():
+            reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
+            raise PlanError(
+                f"{net}: has no layer to decompose with these options and the weights of {weights}"
+                f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
+            )
     written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
-        result |= _to_onnx(written.net, written.weights)
+        try:
+            result |= _to_onnx(written.net, written.weights)
+        except VerifyError:
+            raise
+        except BridgeError as error:
+            warn(f"no ONNX file is written: {error}")
     if as_json:
         print_json(result)
         return

@@ -8,6 +8,8 @@ import click
 from rich.table import Table
 
 from caffe_bridge.cli.common import console, json_option, print_json, verb
+from caffe_bridge.cli.decompose import METHODS, RULES
+from caffe_bridge.errors import PlanError
 
 
 @verb("caffe-bridge ranks train_test.prototxt net.caffemodel --energy 0.95")
@@ -18,17 +20,27 @@ from caffe_bridge.cli.common import console, json_option, print_json, verb
 )
 @click.option("--layer", "layers", multiple=True, help="Only this layer; repeatable.")
 @click.option("--fc", is_flag=True, help="List fully connected layers too.")
-@click.option("--rule", type=click.Choice(["energy", "norm"]), default="energy", show_default=True,
-              help="Compare energy, or its square root as the reference does for svd.")  # fmt: skip
+@click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
+              help="How --energy chooses ranks: by energy, or its square root (norm) as the "
+              "reference does for svd, ...")  # fmt: skip
+@click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
+              help="Decomposition whose ranks are shown.")  # fmt: skip
 @json_option
 def command(
     net: str, weights: str, energy: float, layers: tuple[str, ...], fc: bool, rule: str,
-    as_json: bool,
+    method: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Show at which rank each layer of NET keeps the given energy."""
     from caffe_bridge.compress import rank_table
 
-    rows = rank_table(net, weights, energy, list(layers) or None, include_fc=fc, rule=rule)
+    rows = rank_table(
+        net, weights, energy, list(layers) or None, include_fc=fc, method=method, rule=rule
+    )
+    if not rows:
+        raise PlanError(
+            f"{net}: {weights} has weights for none of its convolutions; use the weights that "
+            "belong to this net, or --fc for fully connected layers."
+        )
     if as_json:
         print_json([{**asdict(row), "rank_ratio": row.rank_ratio} for row in rows])
         return
@@ -42,6 +54,5 @@ def command(
         )  # fmt: skip
     out = console()
     out.print(table)
-    if rows:
-        mean = sum(row.rank_ratio for row in rows) / len(rows)
-        out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")
+    mean = sum(row.rank_ratio for row in rows) / len(rows)
+    out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")

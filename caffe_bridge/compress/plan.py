@@ -14,6 +14,8 @@
       ]
     }
 
+A method with two ranks (tucker) has a list there: ``"rank": [24, 32]``, input side first.
+
 Only ``layers`` with ``layer``, ``method`` and ``rank`` are needed to rewrite a net; the rest tells
 how the plan came about. Whatever chooses ranks only writes such a plan.
 """
@@ -24,10 +26,11 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.compress.decompose import DECOMPOSITIONS, decomposition
+from caffe_bridge.compress.decompose import DECOMPOSITIONS, Rank, decomposition
 from caffe_bridge.errors import PlanError
 from caffe_bridge.files import atomic_write, require_file
 
@@ -44,7 +47,8 @@ class LayerPlan:
     Args:
         layer: name of the layer.
         method: a decomposition, or "whole" for a layer that stays.
-        rank: total over the groups; 0 for a layer that stays.
+        rank: total over the groups; for a method with several the ranks in its order, in JSON a
+            list; 0 for a layer that stays.
         energy: share of the weight's squared norm that the rank keeps.
         error: relative error of the weight, ``sqrt(1 - energy)``.
         theoretical_speedup: multiply-accumulates before over after. Not a time.
@@ -54,7 +58,7 @@ class LayerPlan:
 
     layer: str
     method: str
-    rank: int = 0
+    rank: Rank = 0
     energy: float | None = None
     error: float | None = None
     theoretical_speedup: float | None = None
@@ -104,7 +108,7 @@ class Plan:
 def _as_dict(entry: LayerPlan) -> dict[str, Any]:
     result: dict[str, Any] = {"layer": entry.layer, "method": entry.method}
     if not entry.whole:
-        result["rank"] = entry.rank
+        result["rank"] = entry.rank if isinstance(entry.rank, int) else list(entry.rank)
     for name in _NUMBERS:
         if getattr(entry, name) is not None:
             result[name] = getattr(entry, name)
@@ -149,26 +153,42 @@ def _entry(data: Any, source: str, index: int) -> LayerPlan:
     _refuse_unknown(data, ("layer", "method", "rank", *_NUMBERS, "reason", "options"), where)
     method = _typed(data, "method", str, "", where)
     options = _typed(data, "options", dict, {}, where)
-    rank = _typed(data, "rank", int, 0, where)
     if not method:
         raise PlanError(
             f"{where}: has no 'method'; give {WHOLE} or one of {', '.join(DECOMPOSITIONS.names())}."
         )
     if method == WHOLE:
-        if rank or options:
+        if data.get("rank") or options:
             raise PlanError(
                 f"{where}: method '{WHOLE}' keeps the layer, but a rank or options are given; "
                 "remove them or name a decomposition."
             )
+        rank: Rank = 0
     else:
-        decomposition(method, options, where)
-        if rank < 1:
+        made = decomposition(method, options, where)
+        rank = parse_rank(data.get("rank"), where)
+        if isinstance(rank, tuple) and len(rank) != len(made.rank_names):
             raise PlanError(
-                f"{where}: rank is {json.dumps(data.get('rank'))}; give a positive integer."
+                f"{where}: {len(rank)} ranks are given, {method} has {len(made.rank_names)} "
+                f"({', '.join(made.rank_names)})."
             )
     numbers = {name: _number(data, name, where) for name in _NUMBERS}
     reason = _typed(data, "reason", str, "", where)
     return LayerPlan(layer, method, rank, reason=reason, options=options, **numbers)
+
+
+def parse_rank(value: Any, where: str) -> Rank:
+    """A rank from JSON: a positive integer, or a list of them.
+
+    Raises:
+        PlanError: anything else.
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if not parts or any(isinstance(r, bool) or not isinstance(r, Integral) or r < 1 for r in parts):
+        raise PlanError(
+            f"{where}: rank is {json.dumps(value, default=repr)}; give a positive integer."
+        )
+    return tuple(int(r) for r in parts) if parts is value else int(value)
 
 
 def check_unique(layers: list[LayerPlan], source: str) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Integral
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from caffe_bridge.compress.decompose import Decomposition, decomposition
+from caffe_bridge.compress.choice import Choice, parse_choice, plain
+from caffe_bridge.compress.decompose import DEPTHWISE, Decomposition, Rank, decomposition
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
-from caffe_bridge.compress.rank import check_ratio, rank_for, theoretical_speedup
+from caffe_bridge.compress.rank.align import align, parts
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -24,6 +23,15 @@ from caffe_bridge.compress.target import (
 )
 from caffe_bridge.errors import PlanError
 from caffe_bridge.schema import Record
+
+#: Why a rule chose a rank, for the reader of the plan.
+REASONS = {
+    "energy": "keeps {ratio:g} of the {rule}",
+    "norm": "keeps {ratio:g} of the {rule}",
+    "error": "relative error of the weight at most {ratio:g}",
+    "stable": "{ratio:g} times the stable rank",
+    "evbmf": "stands out of the noise (evbmf, ratio {ratio:g})",
+}
 
 
 def unknown_layer(net: Record, name: str, where: str) -> PlanError:
@@ -42,62 +50,58 @@ def _whole(name: str, reason: str) -> LayerPlan:
     return LayerPlan(name, WHOLE, reason=reason)
 
 
-def check_rank(target: Target, method: Decomposition, rank: int, where: str) -> None:
+def check_rank(target: Target, method: Decomposition, rank: Rank, where: str) -> None:
     """Refuse a rank that the layer cannot have.
 
     Raises:
         PlanError: below 1, not divisible by the group, or above the largest.
     """
-    if rank < 1 or rank % target.group:
-        raise PlanError(
-            f"{where}: {target.label}: rank {rank} is not a positive multiple of group "
-            f"{target.group}; use {max(rank // target.group, 1) * target.group}."
-        )
-    most = method.max_rank(target.weight, target.group)
-    if rank > most:
-        raise PlanError(
-            f"{where}: {target.label}: rank {rank} is above {most}, which reproduces the layer "
-            f"exactly ({target.num_output} filters of {target.inputs} weights, group "
-            f"{target.group}); use {most} or less."
-        )
+    largest = method.max_rank(target.blob, target.group)
+    for name, part, most in zip(method.rank_names, parts(rank), parts(largest), strict=True):
+        if part < 1 or part % target.group:
+            raise PlanError(
+                f"{where}: {target.label}: {name} {part} is not a positive multiple of group "
+                f"{target.group}; use {max(part // target.group, 1) * target.group}."
+            )
+        if part > most:
+            raise PlanError(
+                f"{where}: {target.label}: {name} {part} is above {most}, which reproduces the "
+                f"layer exactly ({target.num_output} filters of {target.inputs} weights, group "
+                f"{target.group}); use {most} or less."
+            )
 
 
 def fitted(
     target: Target,
     method: Decomposition,
-    rank: int,
+    rank: Rank,
     reason: str,
     spectra: Sequence[np.ndarray] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LayerPlan:
     """The entry of a layer for a rank, with what it keeps and costs."""
-    error = method.predicted_error(target.weight, rank, target.group, spectra)
-    speedup = theoretical_speedup(target.num_output, target.inputs, rank, target.group)
+    error = method.predicted_error(target.blob, rank, target.group, spectra)
     return LayerPlan(
         layer=target.name,
         method=method.name,
         rank=rank,
         energy=shown(1.0 - error**2),
         error=shown(error),
-        theoretical_speedup=shown(speedup),
+        theoretical_speedup=shown(method.speedup(target, rank)),
         reason=reason,
+        options=dict(options or {}),
     )
 
 
-def _integers(given: Mapping[str, Any], where: str) -> dict[str, int]:
-    for name, rank in given.items():
-        if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
-            raise PlanError(f"{where}: {name}: rank is {rank!r}; give a positive integer.")
-    return {name: int(rank) for name, rank in given.items()}
-
-
-def _floored(target: Target, rank: int) -> tuple[int, str]:
-    floored = max(rank // target.group, 1) * target.group
+def _floored(target: Target, rank: Rank) -> tuple[Rank, str]:
+    made = tuple(max(r // target.group, 1) * target.group for r in parts(rank))
+    floored: Rank = made[0] if isinstance(rank, int) else made
     if floored == rank:
         return rank, "given rank"
     return floored, f"given rank {rank}, made a multiple of group {target.group}"
 
 
-def _consume(ranks: Sequence[int], chosen: list[Target]) -> dict[str, int]:
+def _consume(ranks: Sequence[Any], chosen: list[Target]) -> dict[str, Any]:
     if len(ranks) != len(chosen):
         names = ", ".join(target.name for target in chosen) or "none"
         raise PlanError(
@@ -116,18 +120,17 @@ def _check_sources(energy: float | None, ranks: object, config: object) -> str:
             "ranks come from exactly one of energy, ranks and config; given: "
             f"{', '.join(given) or 'none'}."
         )
-    if energy is not None:
-        check_ratio(energy)
     return given[0]
 
 
 def _select(
     net: Record,
     found: Mapping[str, Target | str],
-    method: Decomposition,
+    choices: Callable[[str], Choice],
     excepted: Iterable[str],
-    config: Mapping[str, int] | None,
+    config: Mapping[str, Any] | None,
     include_fc: bool,
+    by_energy: bool,
     source: str,
 ) -> tuple[list[Target], dict[str, str]]:
     """Targets to decompose, and the reason for every other layer."""
@@ -149,7 +152,10 @@ def _select(
         elif target.is_fc and not include_fc and config is None:
             left[name] = "fully connected, and include_fc is off"
         else:
-            refusal = method.refusal(target)
+            refusal = choices(name).method.refusal(target)
+            if refusal and (by_energy or refusal == DEPTHWISE):
+                left[name] = refusal
+                continue
             if refusal:
                 raise PlanError(f"{target.label}: {refusal}.")
             require_finite(target, source)
@@ -165,19 +171,44 @@ def _select(
     return chosen, left
 
 
+def _entry(
+    target: Target, choice: Choice, source: str, rule: str, block: int, smaller: bool
+) -> LayerPlan:
+    method, spectra = choice.method, None
+    if choice.rank is None:
+        ratio = choice.ratio if choice.ratio is not None else 1.0
+        if len(method.rank_names) == 1:
+            spectra = method.spectrum(target.blob, target.group)
+        rank = method.choose(target.blob, target.group, ratio, rule, spectra)
+        reason = REASONS.get(rule, "rule {rule} with {ratio:g}").format(ratio=ratio, rule=rule)
+    else:
+        rank, reason = _floored(target, method.ranks(target, choice.rank))
+    if block:
+        aligned = align(rank, method.max_rank(target.blob, target.group), target.group, block)
+        if aligned != rank:
+            rank, reason = aligned, f"{reason}; rank {rank} rounded up to the block of {block}"
+    check_rank(target, method, rank, source)
+    entry = fitted(target, method, rank, reason, spectra, choice.options)
+    if smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
+        gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
+        return _whole(target.name, f"rank {rank} of {target.num_output} saves {gain}")
+    return entry
+
+
 def make_plan(
     record_or_spec: NetLike,
     weights: WeightsLike,
     *,
     energy: float | None = None,
     ranks: Sequence[int] | None = None,
-    config: Mapping[str, int] | None = None,
+    config: Mapping[str, Any] | None = None,
     except_layers: Iterable[str] = (),
     method: str = "pca",
     rule: str = "energy",
     options: Mapping[str, Any] | None = None,
     include_fc: bool = False,
     force_whole_if_not_smaller: bool = False,
+    block: int = 0,
 ) -> Plan:
     """Choose what to decompose, with ranks from exactly one of ``energy``, ``ranks``, ``config``.
 
@@ -186,14 +217,19 @@ def make_plan(
         weights: its trained weights.
         energy: ratio for the rank rule; 0.95 with rule "energy" is the paper's "5 % PCA error".
         ranks: one total rank for each decomposable layer, in prototxt order.
-        config: total rank by layer name; only these layers are decomposed, fully connected too.
+        config: by layer name a total rank, or an object with method, rank or energy, and options
+            (see :mod:`caffe_bridge.compress.choice`); only these layers are decomposed, fully
+            connected too.
         except_layers: names of layers that stay, whatever else asks for them.
         method: name of the decomposition.
-        rule: how ``energy`` is compared: "energy", or "norm" as the reference does for svd.
+        rule: how ``energy`` is compared: "energy"; "norm" as the reference does for svd; "error",
+            the relative error; "stable", a multiple of the stable rank; "evbmf", weakened by it.
         options: options of the method.
         include_fc: decompose fully connected layers by ``energy`` or ``ranks`` too.
         force_whole_if_not_smaller: keep layers whose decomposition does not save
             multiply-accumulates.
+        block: round every rank per group up to a multiple of it (the runtime's channel block);
+            0 for no rounding.
 
     Layers that cannot be decomposed stay, with the reason in the plan. Given ranks are rounded
     down to a multiple of the layer's group.
@@ -204,41 +240,44 @@ def make_plan(
         WeightError: the weights do not belong to the net.
     """
     source = _check_sources(energy, ranks, config)
-    made = decomposition(method, options, "method")
+    default = Choice(decomposition(method, options, "method"), None, energy, dict(options or {}))
     net, stored = as_record(record_or_spec), as_weights(weights)
     excepted = list(except_layers)
     found = find_targets(net, stored)
-    chosen, left = _select(net, found, made, excepted, config, include_fc, stored.source)
-    given: dict[str, int] = {}
+    wishes = {
+        name: parse_choice(wish, default, f"{source}: {name}")
+        for name, wish in (config or {}).items()
+        if isinstance(found.get(name), Target)
+    }
+
+    def choices(name: str) -> Choice:
+        return wishes.get(name, default)
+
+    chosen, left = _select(
+        net, found, choices, excepted, config, include_fc, energy is not None, stored.source
+    )
+    given: dict[str, Any] = dict(config or {})
     if ranks is not None:
-        given = _integers(_consume(ranks, chosen), source)
-    elif config is not None:
-        given = _integers(config, source)
+        given = _consume(ranks, chosen)
+        wishes = {n: parse_choice(r, default, f"{source}: {n}") for n, r in given.items()}
     by_name = {target.name: target for target in chosen}
-    entries: list[LayerPlan] = []
-    for name in found:
-        if name in left:
-            entries.append(_whole(name, left[name]))
-            continue
-        target, spectra = by_name[name], None
-        if energy is not None:
-            spectra = made.spectrum(target.weight, target.group)
-            rank, reason = rank_for(spectra, energy, rule), f"keeps {energy:g} of the {rule}"
-        else:
-            rank, reason = _floored(target, given[name])
-            check_rank(target, made, rank, source)
-        entry = fitted(target, made, rank, reason, spectra)
-        if force_whole_if_not_smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
-            gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
-            entry = _whole(name, f"rank {rank} of {target.num_output} saves {gain}")
-        elif options:
-            entry = replace(entry, options=dict(options))
-        entries.append(entry)
-    settings: dict[str, Any] = {"method": method, source: energy if energy is not None else given}
+    smaller = force_whole_if_not_smaller
+    entries = [
+        _whole(name, left[name])
+        if name in left
+        else _entry(by_name[name], choices(name), source, rule, block, smaller)
+        for name in found
+    ]
+    settings: dict[str, Any] = {
+        "method": method,
+        source: energy if energy is not None else plain(given),
+    }
     if energy is not None:
         settings["rule"] = rule
     if options:
         settings["options"] = dict(options)
+    if block:
+        settings["block"] = block
     settings.update(
         except_layers=excepted,
         include_fc=include_fc,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caffe_bridge.compress.decompose import decomposition
+from caffe_bridge.compress.decompose import Rank, decomposition, total
 from caffe_bridge.compress.planner import unknown_layer
-from caffe_bridge.compress.rank import rank_for, tail_error, theoretical_speedup
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -35,16 +34,16 @@ class RankRow:
     group: int
     num_output: int
     inputs: int
-    rank: int
-    max_rank: int
+    rank: Rank
+    max_rank: Rank
     energy: float
     error: float
     theoretical_speedup: float
 
     @property
     def rank_ratio(self) -> float:
-        """Rank / num_output, as the paper reports it."""
-        return self.rank / self.num_output
+        """Rank / num_output, as the paper reports it (the output rank of two)."""
+        return total(self.rank) / self.num_output
 
 
 def rank_table(
@@ -70,7 +69,7 @@ def rank_table(
         layers: names, in any order; all decomposable layers when None.
         include_fc: list fully connected layers when ``layers`` is None.
         method: decomposition whose spectrum is used.
-        rule: "energy" or "norm".
+        rule: name of the rank rule, with which ``energy`` is its ratio.
 
     Returns:
         One row for each layer in prototxt order.
@@ -98,9 +97,13 @@ def rank_table(
     rows = []
     for target in chosen:
         require_finite(target, stored.source)
-        spectra = made.spectrum(target.weight, target.group)
-        rank = rank_for(spectra, energy, rule)
-        error = tail_error(spectra, rank)
+        refusal = made.refusal(target)
+        if refusal and layers is None:
+            continue
+        if refusal:
+            raise PlanError(f"layers: {target.name} cannot be decomposed: {refusal}; remove it.")
+        rank = made.choose(target.blob, target.group, energy, rule)
+        error = made.predicted_error(target.blob, rank, target.group)
         rows.append(
             RankRow(
                 layer=target.name,
@@ -109,12 +112,10 @@ def rank_table(
                 num_output=target.num_output,
                 inputs=target.inputs,
                 rank=rank,
-                max_rank=made.max_rank(target.weight, target.group),
+                max_rank=made.max_rank(target.blob, target.group),
                 energy=1.0 - error**2,
                 error=error,
-                theoretical_speedup=theoretical_speedup(
-                    target.num_output, target.inputs, rank, target.group
-                ),
+                theoretical_speedup=made.speedup(target, rank),
             )
         )
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_bridge.compress.decompose import Decomposition, decomposition
+from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
 from caffe_bridge.compress.plan import Plan, check_unique, load_plan
 from caffe_bridge.compress.planner import check_rank, unknown_layer
 from caffe_bridge.compress.target import (
@@ -61,7 +61,7 @@ def _kept(layer: Record, weights: Weights, owners: dict[str, StoredBlob]) -> lis
 class _Step:
     target: Target
     method: Decomposition
-    rank: int
+    rank: Rank
 
     def records(self, layer: Record) -> list[Record]:
         return self.method.records(layer, self.rank)
@@ -88,8 +88,9 @@ def _steps(net: Record, weights: Weights, plan: Plan) -> dict[str, _Step]:
         if refusal:
             raise PlanError(f"{where} cannot be decomposed: {refusal}.")
         require_finite(target, weights.source)
-        check_rank(target, method, entry.rank, plan.source)
-        steps[entry.layer] = _Step(target, method, entry.rank)
+        rank = method.ranks(target, entry.rank)
+        check_rank(target, method, rank, plan.source)
+        steps[entry.layer] = _Step(target, method, rank)
     return steps
 
 

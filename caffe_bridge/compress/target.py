@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,16 @@ from caffe_bridge.schema import Record, StoredBlob, Weights, load_weights, upgra
 NetLike = Record | NetSpec | str | os.PathLike[str]
 WeightsLike = Weights | str | os.PathLike[str]
 _PARAM = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
+
+
+@dataclass(frozen=True)
+class WindowSizes:
+    """Kernel, stride, pad and dilation of a convolution, one for each spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,31 @@ class Target:
         return int(self.weight.shape[1])
 
     @property
+    def blob(self) -> np.ndarray:
+        """The weight as (N, *shape)."""
+        return self.weight.reshape(self.num_output, *self.shape)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel sizes; empty for a fully connected layer."""
+        return () if self.is_fc else self.shape[1:]
+
+    @property
+    def channels(self) -> int:
+        """C, input channels over all groups; K for a fully connected layer."""
+        return self.group * self.shape[0]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it has groups of one input channel."""
+        return not self.is_fc and self.group > 1 and self.shape[0] == 1
+
+    @property
+    def window(self) -> WindowSizes:
+        """Kernel, stride, pad and dilation of a convolution."""
+        return window_of(self.record, len(self.kernel))
+
+    @property
     def label(self) -> str:
         """How messages name the layer."""
         return label(self.record)
@@ -77,6 +113,24 @@ def layer_param(layer: Record) -> Record:
     """The convolution_param or inner_product_param of a layer."""
     found: Record = layer.mutable(_PARAM[layer.type])
     return found
+
+
+def window_of(layer: Record, axes: int) -> WindowSizes:
+    """The window of a convolution with that many spatial axes."""
+    param = layer_param(layer)
+
+    def sizes(name: str, short: str, default: int) -> tuple[int, ...]:
+        if short and (param.has(f"{short}_h") or param.has(f"{short}_w")):
+            return tuple(int(getattr(param, f"{short}_{axis}")) for axis in "hw")
+        many: list[Any] = list(getattr(param, name)) or [default]
+        return tuple(int(v) for v in (many * axes if len(many) == 1 else many))
+
+    return WindowSizes(
+        sizes("kernel_size", "kernel", 1),
+        sizes("stride", "stride", 1),
+        sizes("pad", "pad", 0),
+        sizes("dilation", "", 1),
+    )
 
 
 def as_record(net: NetLike) -> Record:
@@ -181,8 +235,6 @@ def _matrix(layer: Record, stored: list[StoredBlob | None], source: str) -> Targ
             f"{label(layer)}: {source} stores a weight of shape {stored[0].shape}, which does not "
             f"fit num_output {outputs} and group {group}; use the prototxt of these weights."
         )
-    if layer.type == "Convolution" and group > 1 and weight.shape[1] == 1:
-        return "it is depthwise: a group has one input channel, which leaves nothing to combine"
     bias = stored[1] if wanted == 2 else None
     if wanted == 2 and bias is None:
         return "the weights file stores its bias at another layer (shared)"

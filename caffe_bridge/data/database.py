@@ -13,7 +13,7 @@ from caffe_bridge.data.lmdb import LmdbReader
 from caffe_bridge.data.records import RecordReader
 from caffe_bridge.data.source import Source
 from caffe_bridge.data.transformer import DataTransformer
-from caffe_bridge.errors import DataError
+from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 
 #: Decoded images of a data base up to this size stay in memory.
@@ -37,7 +37,7 @@ def open_records(path: str, backend: str, who: str = "") -> RecordReader:
     """
     reader = _READERS.get(backend.lower())
     if reader is None:
-        raise DataError(
+        raise UnsupportedDataError(
             f"{who + ': ' if who else ''}backend '{backend}' is not known; use LMDB or LEVELDB."
         )
     return reader(path, who)

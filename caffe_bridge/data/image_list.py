@@ -11,6 +11,7 @@ import numpy as np
 from caffe_bridge.data.datum import to_chw
 from caffe_bridge.data.source import Source, read_list
 from caffe_bridge.data.transformer import DataTransformer
+from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 
 _FORK_FIELDS = ("min_height", "min_width", "new_dim", "bicubic")
@@ -38,7 +39,10 @@ class ImageListSource(Source):
         p = spec.record.image_data_param
         for name in _FORK_FIELDS:
             if p.has(name):
-                self.fail(f"image_data_param.{name} is a fork's and not supported; remove it.")
+                raise UnsupportedDataError(
+                    f"{spec.label()}: image_data_param.{name} is a fork's and not supported; "
+                    "remove it."
+                )
         self.size = (int(p.new_width), int(p.new_height))
         if (self.size[0] > 0) != (self.size[1] > 0):
             self.fail("gives only one of new_height and new_width; give both or none.")

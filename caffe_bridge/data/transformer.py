@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from caffe_bridge.errors import DataError, SchemaError
+from caffe_bridge.errors import DataError, SchemaError, UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.schema import read_blob
 
@@ -48,7 +48,10 @@ class DataTransformer:
         p = spec.record.transform_param
         for name in p.record_type.fields:
             if p.has(name) and name not in _KNOWN + _HARMLESS:
-                self.fail(f"transform_param.{name} is a fork's and not supported; remove it.")
+                raise UnsupportedDataError(
+                    f"{spec.label()}: transform_param.{name} is a fork's and not supported; "
+                    "remove it."
+                )
         self.scale = np.float32(p.scale)
         self.crop, self.mirror = int(p.crop_size), bool(p.mirror)
         self.force_color, self.force_gray = bool(p.force_color), bool(p.force_gray)

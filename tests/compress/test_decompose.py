@@ -53,7 +53,9 @@ def test_convolution(case: str, method: str) -> None:
 @pytest.mark.parametrize("case", FCS)
 def test_inner_product(case: str, method: str) -> None:
     param, shape = FCS[case]
-    check_decomposition(net_text(shape, FC.format(f"{param} {GAUSS}")), shape, method)
+    check_decomposition(
+        net_text(shape, FC.format(f"{param} {GAUSS}")), shape, method, positions=None
+    )
 
 
 @pytest.mark.parametrize("balance", ["first", "both", "second"])
@@ -67,7 +69,7 @@ def test_balance(balance: str) -> None:
 def test_convolution_axis(axis: int) -> None:
     shape = (2, 2, 3, 5, 5)
     text = net_text(shape, CONV.format(f"num_output: 4 kernel_size: 3 axis: {axis} {GAUSS}"))
-    check_decomposition(text, shape, onnx=False)
+    check_decomposition(text, shape, onnx=False, positions=None)
 
 
 def test_two_bottoms() -> None:
@@ -156,7 +158,15 @@ def test_zero_weights(method: str) -> None:
 
 
 def test_registry() -> None:
-    assert DECOMPOSITIONS.names() == ["kmeans", "pca", "svd"]
+    assert DECOMPOSITIONS.names() == [
+        "cp",
+        "kmeans",
+        "pca",
+        "spatial",
+        "svd",
+        "tucker",
+        "weight_svd",
+    ]
     with pytest.raises(PlanError, match=r"unknown decomposition 'pcaa'. Did you mean pca\?"):
         decomposition("pcaa")
     with pytest.raises(PlanError, match="svd has no option 'scale'; its options: balance"):

@@ -13,6 +13,7 @@ PLAN = Plan(
     layers=[
         LayerPlan("conv1", "pca", 13, 0.951, 0.2213, 1.75, "keeps 0.95 of the energy"),
         LayerPlan("conv2/a", "svd", 20, options={"balance": "first"}),
+        LayerPlan("conv3", "tucker", (12, 16)),
         LayerPlan("ip1", "whole", reason='excepted, "as asked"'),
     ],
     net="net.prototxt",
@@ -31,7 +32,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_text_is_for_people() -> None:
     lines = PLAN.to_json().splitlines()
     assert lines[1] == '  "schema_version": 1,'
-    assert sum('"layer": ' in line for line in lines) == 3
+    assert sum('"layer": ' in line for line in lines) == 4
     assert '{"layer": "ip1", "method": "whole", "reason": "excepted, \\"as asked\\""}' in lines[-3]
 
 
@@ -52,9 +53,12 @@ ENTRIES: list[tuple[Any, str]] = [
     ({"layer": "c", "method": "pac", "rank": 1}, r"\(c\): unknown decomposition 'pac'. Did you"),
     ({"layer": "c", "method": "pca"}, r"\(c\): rank is null; give a positive integer"),
     ({"layer": "c", "method": "pca", "rank": 0}, r"\(c\): rank is 0; give a positive integer"),
-    ({"layer": "c", "method": "pca", "rank": 2.5}, r"\(c\): 'rank' wants an integer, found 2.5"),
-    ({"layer": "c", "method": "pca", "rank": True}, r"\(c\): 'rank' wants an integer, found true"),
-    ({"layer": "c", "method": "pca", "rank": "4"}, r'\(c\): \'rank\' wants an integer, found "4"'),
+    ({"layer": "c", "method": "pca", "rank": 2.5}, r"\(c\): rank is 2.5; give a positive"),
+    ({"layer": "c", "method": "pca", "rank": True}, r"\(c\): rank is true; give a positive"),
+    ({"layer": "c", "method": "pca", "rank": "4"}, r'\(c\): rank is "4"; give a positive'),
+    ({"layer": "c", "method": "pca", "rank": []}, r"\(c\): rank is \[\]; give a positive integer"),
+    ({"layer": "c", "method": "pca", "rank": [2, 3]}, r"\(c\): 2 ranks are given, pca has 1"),
+    ({"layer": "c", "method": "tucker", "rank": [2]}, r"1 ranks .* has 2 \(rank_in, rank_out\)"),
     ({"layer": "c", "method": "pca", "rank": 2, "ranks": 2}, r"\(c\): unknown key 'ranks'; known"),
     ({"layer": "c", "method": "pca", "rank": 2, "energy": "a"}, r"'energy' wants a number"),
     ({"layer": "c", "method": "pca", "rank": 2, "error": float("nan")}, r"'error' wants a number"),

@@ -2,9 +2,14 @@
 
 from caffe_bridge.compress.decompose.base import (
     DECOMPOSITIONS,
+    DEPTHWISE,
     Decomposition,
+    Rank,
     decomposition,
     register,
+    total,
 )
 
-__all__ = ["DECOMPOSITIONS", "Decomposition", "decomposition", "register"]
+__all__ = [
+    "DECOMPOSITIONS", "DEPTHWISE", "Decomposition", "Rank", "decomposition", "register", "total",
+]  # fmt: skip

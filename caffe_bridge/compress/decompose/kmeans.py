@@ -15,8 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffe_bridge.compress.decompose.base import Decomposition, groups, register
+from caffe_bridge.compress.decompose.base import (
+    Decomposition,
+    Rank,
+    groups,
+    register,
+    residual,
+    total,
+)
 from caffe_bridge.compress.target import Target
+from caffe_bridge.errors import PlanError
 
 _STARTS = 10
 _SEED = 0
@@ -30,7 +38,13 @@ class Kmeans(Decomposition):
         """Fully connected layers are refused."""
         if target.is_fc:
             return "kmeans serves convolutions only; use pca or svd for fully connected layers"
-        return ""
+        return super().refusal(target)
+
+    def spectrum(self, weight: np.ndarray, group: int = 1) -> list[np.ndarray]:
+        """There is none."""
+        raise PlanError(
+            f"{self.name} has no spectrum from which an energy could choose ranks; give ranks."
+        )
 
     def max_rank(self, weight: np.ndarray, group: int = 1) -> int:
         """Different filters of the group that has most, times the groups."""
@@ -50,13 +64,11 @@ class Kmeans(Decomposition):
         return basis, np.eye(rank)[chosen.reshape(-1)]
 
     def predicted_error(
-        self, weight: np.ndarray, rank: int, group: int = 1, spectra: object = None
+        self, weight: np.ndarray, rank: Rank, group: int = 1, spectra: object = None
     ) -> float:
         """Distance of the filters from their centroids, relative to their norm."""
-        parts = groups(weight, group)
-        total = sum(float((part**2).sum()) for part in parts)
-        left = 0.0
-        for part in parts:
-            basis, combination = self.factor(part, rank // group)
-            left += float(((part - combination @ basis) ** 2).sum())
-        return float(np.sqrt(left / total)) if total > 0 else 0.0
+        made = []
+        for part in groups(weight, group):
+            basis, combination = self.factor(self.unfold(part), total(rank) // group)
+            made.append((combination @ basis).reshape(part.shape))
+        return residual(weight, made)

@@ -7,7 +7,8 @@
 PCA has it), ``second`` 1. The product is the same; fine-tuning with one learning rate is not.
 
 Reference: Denil et al., "Predicting Parameters in Deep Learning", NIPS 2013; ``--lra_type svd`` of
-the tools of Wen et al., ICCV 2017. Complexity: O(N K min(N, K)).
+the tools of Wen et al., ICCV 2017. Complexity: that of filter PCA, with which it shares the
+eigenproblem: ``S V^T = U^T W``.
 
 Differences from the reference: works for K < N too; ranks are chosen by the energy unless the rule
 ``norm`` is asked for, which is the reference's for this method.
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffe_bridge.compress.decompose.base import Decomposition, fix_signs, groups, register
+from caffe_bridge.compress.decompose.base import Decomposition, register
+from caffe_bridge.compress.eigen import split
 
-_EXPONENT = {"first": 0.0, "both": 0.5, "second": 1.0}
+#: Which layer holds the singular values -> their power in the combination.
+EXPONENT = {"first": 0.0, "both": 0.5, "second": 1.0}
 
 
 @register("svd")
@@ -30,18 +33,12 @@ class Svd(Decomposition):
         balance: which layer holds the singular values: "first", "both" or "second".
     """
 
-    options = {"balance": tuple(_EXPONENT)}
+    options = {"balance": tuple(EXPONENT)}
 
     def __init__(self, balance: str = "both") -> None:
         self.balance = balance
 
-    def spectrum(self, weight: np.ndarray, group: int = 1) -> list[np.ndarray]:
-        """Squared singular values of every group."""
-        return [np.linalg.svd(part, compute_uv=False) ** 2 for part in groups(weight, group)]
-
     def factor(self, weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
         """Basis ``S^(1-a) V^T`` and combination ``U S^a``."""
-        left, values, right = np.linalg.svd(weight, full_matrices=False)
-        left, values, right = left[:, :rank], values[:rank], right[:rank]
-        exponent = _EXPONENT[self.balance]
-        return fix_signs(values[:, None] ** (1 - exponent) * right, left * values**exponent)
+        combination, basis = split(weight, rank, EXPONENT[self.balance])
+        return basis, combination

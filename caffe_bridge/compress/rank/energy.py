@@ -50,12 +50,15 @@ def _first_at_least(kept: np.ndarray, ratio: float) -> int:
 
 
 @RANK_RULES.register("energy")
-def rank_by_energy(eigenvalues: np.ndarray, ratio: float) -> int:
+def rank_by_energy(
+    eigenvalues: np.ndarray, ratio: float, shape: tuple[int, int] | None = None
+) -> int:
     """Smallest M with ``sum_{i<=M} lambda_i / sum_i lambda_i >= ratio``, at least 1.
 
     Args:
         eigenvalues: squared singular values, descending.
         ratio: share of the energy to keep, in (0, 1].
+        shape: not used.
 
     Raises:
         PlanError: the ratio is out of range.
@@ -69,7 +72,9 @@ def rank_by_energy(eigenvalues: np.ndarray, ratio: float) -> int:
 
 
 @RANK_RULES.register("norm")
-def rank_by_norm(eigenvalues: np.ndarray, ratio: float) -> int:
+def rank_by_norm(
+    eigenvalues: np.ndarray, ratio: float, shape: tuple[int, int] | None = None
+) -> int:
     """Smallest M with ``sqrt(sum_{i<=M} lambda_i / sum_i lambda_i) >= ratio``, at least 1.
 
     The reference's rule for SVD; ratio r keeps the energy r^2.
@@ -85,6 +90,49 @@ def rank_by_norm(eigenvalues: np.ndarray, ratio: float) -> int:
     check_ratio(ratio)
     kept = _cumulative(eigenvalues)
     return _first_at_least(np.sqrt(kept / kept[-1]), ratio) if kept[-1] > 0 else 1
+
+
+@RANK_RULES.register("error")
+def rank_by_error(
+    eigenvalues: np.ndarray, ratio: float, shape: tuple[int, int] | None = None
+) -> int:
+    """Smallest M with ``||W - W_M||_F / ||W||_F <= ratio``, at least 1; 0.05 is energy 0.9975.
+
+    Raises:
+        PlanError: the ratio is out of range.
+
+    >>> rank_by_error(np.array([6.0, 3.0, 1.0]), 0.5)
+    2
+    """
+    check_ratio(ratio)
+    clipped = np.clip(np.asarray(eigenvalues, np.float64), 0.0, None)
+    tails = np.append(np.cumsum(clipped[::-1])[::-1], 0.0)
+    return max(int(np.argmax(tails <= ratio**2 * tails[0])), 1)
+
+
+@RANK_RULES.register("stable")
+def rank_by_stable_rank(
+    eigenvalues: np.ndarray, ratio: float, shape: tuple[int, int] | None = None
+) -> int:
+    """The stable rank ``||W||_F^2 / s_1^2`` times ``ratio``, rounded up, at most all.
+
+    It counts a direction by how strong it is against the strongest (Wang et al., "Cuttlefish",
+    MLSys 2023, chooses ranks of factors by it).
+
+    Raises:
+        PlanError: the ratio is not positive.
+
+    >>> rank_by_stable_rank(np.array([6.0, 3.0, 1.0]), 1.0)
+    2
+    """
+    if not 0.0 < ratio < math.inf:
+        raise PlanError(f"ratio of the stable rank is {ratio}; give a positive number.")
+    clipped = np.clip(np.asarray(eigenvalues, np.float64), 0.0, None)
+    if clipped[0] <= 0:
+        return 1
+    # A hair less, so that rounding does not push a whole number up.
+    stable = ratio * float(clipped.sum() / clipped[0]) * (1 - 1e-12)
+    return min(max(math.ceil(stable), 1), len(clipped))
 
 
 def energy_of(eigenvalues: np.ndarray, rank: int) -> float:
@@ -114,14 +162,38 @@ def tail_error(spectra: Sequence[np.ndarray], rank: int) -> float:
     return math.sqrt(tail / total) if total > 0 else 0.0
 
 
-def rank_for(spectra: Sequence[np.ndarray], ratio: float, rule: str = "energy") -> int:
+def rank_for(
+    spectra: Sequence[np.ndarray],
+    ratio: float,
+    rule: str = "energy",
+    shape: tuple[int, int] | None = None,
+) -> int:
     """Total rank by which every group keeps the ratio: groups times the largest group rank.
+
+    Args:
+        spectra: eigenvalues of every group, descending.
+        ratio: what the rule compares with.
+        rule: name of the rule.
+        shape: rows and columns of a group's matrix, for rules that need them.
 
     Raises:
         PlanError: unknown rule, or ratio out of range.
     """
     choose = RANK_RULES.get(rule)
-    return len(spectra) * max(choose(eigenvalues, ratio) for eigenvalues in spectra)
+    return len(spectra) * max(choose(eigenvalues, ratio, shape) for eigenvalues in spectra)
+
+
+def halved(ratio: float, rule: str) -> float:
+    """The ratio for each of two cuts whose squared errors add up to at most what ``ratio`` allows.
+
+    >>> halved(0.9, "energy")
+    0.95
+    """
+    if rule == "energy":
+        return 1.0 - (1.0 - ratio) / 2.0
+    if rule == "norm":
+        return math.sqrt(1.0 - (1.0 - ratio**2) / 2.0)
+    return ratio / math.sqrt(2.0) if rule == "error" else ratio
 
 
 def theoretical_speedup(num_output: int, inputs: int, rank: int, group: int = 1) -> float:

@@ -11,10 +11,12 @@ from caffe_bridge.registry import Registry
 
 
 class RankRule(Protocol):
-    """Chooses a rank from eigenvalues (descending) and a ratio in (0, 1]."""
+    """Chooses a rank from eigenvalues (descending), a ratio and the shape of the matrix."""
 
-    def __call__(self, eigenvalues: np.ndarray, ratio: float) -> int:
-        """The smallest rank that keeps the ratio, at least 1."""
+    def __call__(
+        self, eigenvalues: np.ndarray, ratio: float, shape: tuple[int, int] | None = None
+    ) -> int:
+        """A rank, at least 1."""
 
 
 RANK_RULES: Registry[RankRule] = Registry(
