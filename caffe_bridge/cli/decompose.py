@@ -44,7 +44,7 @@ def _block(align: str | None) -> int:
 @verb(
     """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
     caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank
-    caffe-bridge decompose deploy.prototxt net.caffemodel --method spatial --energy 0.9 -o lowrank"""
+    caffe-bridge decompose deploy.prototxt net.caffemodel --method spatial --energy 0.9 -o out"""
 )
 @click.argument("net")
 @click.argument("weights")
@@ -65,7 +65,7 @@ def _block(align: str | None) -> int:
 @click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
               help="How --energy chooses ranks.")  # fmt: skip
 @click.option("--align", metavar="N|auto",
-              help="Round ranks per group up to a multiple; auto: this CPU's channel block.")  # fmt: skip
+              help="Round ranks per group up; auto: to the CPU's channel block.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")

@@ -162,7 +162,7 @@ class Journey:
 
     def ranks(self, results: dict[str, Any]) -> dict[str, Any]:
         """Ranks of the forced layers of the three dense nets."""
-        tables = {}
+        tables: dict[str, dict[str, dict[str, Any]]] = {}
         for name in ("baseline", "continued", "force"):
             rows = rank_table("train_test.prototxt", results[name]["weights"], self.settings.energy,
                               layers=FORCED)  # fmt: skip
