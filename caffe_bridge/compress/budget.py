@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from caffe_bridge.bench.cost import net_cost
 from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
 from caffe_bridge.compress.planner import fitted, shown, unknown_layer
@@ -22,8 +22,9 @@ from caffe_bridge.compress.target import (
     require_finite,
 )
 from caffe_bridge.errors import PlanError
-from caffe_bridge.graph import convert_net
+from caffe_bridge.graph import load_net
 from caffe_bridge.net import build
+from caffe_bridge.schema import Record
 
 UNITS = ("macs", "params")
 #: Methods that have a spectrum, so that every rank's error is known at once.
@@ -49,10 +50,9 @@ class _Place:
         return sum(method.macs(self.target, rank, *pair) for pair in self.sizes)
 
 
-def _places(net: NetLike, found: dict[str, Target | str]) -> tuple[dict[str, _Place], float]:
-    """Layers of the TEST net that can be decomposed, and the MACs of one pass of all layers."""
-    spec = convert_net(as_record(net), "TEST")
-    built = build(spec, fill=False)
+def _places(record: Record, found: dict[str, Target | str]) -> dict[str, _Place]:
+    """Layers of the TEST net that can be decomposed."""
+    built = build(load_net(record, "TEST"), fill=False)
     places = {}
     for node, layer in zip(built.graph.nodes, built.layers, strict=True):
         target = found.get(layer.name)
@@ -69,7 +69,7 @@ def _places(net: NetLike, found: dict[str, Target | str]) -> tuple[dict[str, _Pl
             ends = (tuple(before[-axes:]), tuple(after[-axes:]))
             sizes += [ends] * batch
         places[layer.name] = _Place(target, tuple(sizes))
-    return places, net_cost(spec).macs
+    return places
 
 
 def _ranks(method: Decomposition, target: Target, block: int) -> list[int]:
@@ -83,7 +83,9 @@ def _ranks(method: Decomposition, target: Target, block: int) -> list[int]:
     return sorted({rank for rank in aligned if isinstance(rank, int)})
 
 
-def _options(place: _Place, methods: Sequence[Decomposition], unit: str, block: int) -> list[Option]:
+def _options(
+    place: _Place, methods: Sequence[Decomposition], unit: str, block: int
+) -> list[Option]:
     dense = place.dense(unit)
     options = [Option(dense, 0.0)]
     target = place.target
@@ -139,7 +141,7 @@ def budget_plan(
     for name in sorted(excepted - {layer.name for layer in record.layer}):
         raise unknown_layer(record, name, "except_layers")
     found = find_targets(record, stored)
-    places, net_macs = _places(record, found)
+    places = _places(record, found)
     entries: dict[str, LayerPlan] = {}
     options: dict[str, list[Option]] = {}
     for name, target in found.items():
@@ -169,9 +171,9 @@ def budget_plan(
             entry = replace(entry, theoretical_speedup=shown(dense / option.cost))
         entries[name] = entry
     after = sum(option.cost for option in picked.values())
-    settings = {
+    settings: dict[str, Any] = {
         "budget": unit, "keep": keep, "methods": list(methods), "block": block,
         "except_layers": sorted(excepted), "include_fc": include_fc,
-        f"{unit}_before": before, f"{unit}_after": after, "net_macs": net_macs,
+        f"{unit}_before": before, f"{unit}_after": after,
     }  # fmt: skip
     return Plan([entries[n] for n in found], record.origin, stored.source, settings)

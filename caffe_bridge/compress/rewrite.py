@@ -156,6 +156,12 @@ def rewrite(record: Record, weights: Weights, plan: Plan) -> tuple[Record, Blobs
     return result, blobs
 
 
+def as_weights_of(blobs: Blobs, source: str = "weights") -> Weights:
+    """Blobs by layer name as weights that a net loads."""
+    stored = {n: [StoredBlob(a.shape, False, a) for a in b] for n, b in blobs.items()}
+    return Weights(source, stored)
+
+
 @dataclass(frozen=True)
 class Written:
     """The files of a decomposed net."""
