@@ -15,7 +15,13 @@ from caffe_bridge.compress.rank import (
     theoretical_speedup,
 )
 from caffe_bridge.compress.rank_table import RankRow, rank_table
-from caffe_bridge.compress.rewrite import Written, as_weights_of, decompose_net, rewrite
+from caffe_bridge.compress.rewrite import (
+    Written,
+    as_weights_of,
+    decompose_net,
+    rewrite,
+    write_decomposed,
+)
 
 __all__ = [
     "DECOMPOSITIONS",
@@ -38,4 +44,5 @@ __all__ = [
     "rank_table",
     "rewrite",
     "theoretical_speedup",
+    "write_decomposed",
 ]

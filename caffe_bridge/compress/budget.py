@@ -58,7 +58,7 @@ def _places(record: Record, found: dict[str, Target | str]) -> dict[str, _Place]
         target = found.get(layer.name)
         if not isinstance(target, Target) or layer.name in places:
             continue
-        sizes = []
+        sizes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for bottom, top in zip(node.inputs, node.outputs, strict=True):
             before, after = built.shapes[bottom.index], built.shapes[top.index]
             axes = len(target.kernel)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -130,14 +132,15 @@ def test_what_is_not_folded(layers: tuple[str, ...], reason: str) -> None:
     record, weights = with_statistics(text)
     made = fold_batch_norm(record, weights)
     assert not made.folded
-    assert np.char.find(made.kept["a_bn"], reason.replace("\\", "")) >= 0
+    assert re.search(reason, made.kept["a_bn"])
     assert [layer.name for layer in made.net.layer] == [layer.name for layer in record.layer]
 
 
 def test_a_scale_of_two_blobs_stays() -> None:
     text = net_text(
         SHAPE, layer("a", "x", "num_output: 3 kernel_size: 1"), bn("a_bn", "a", "a"),
-        'layer { name: "s" type: "Scale" bottom: "a" bottom: "x" top: "s" scale_param { axis: 0 } }',
+        'layer { name: "s" type: "Scale" bottom: "a" bottom: "x" top: "s" '
+        "scale_param { axis: 0 } }",
     )  # fmt: skip
     record, weights = with_statistics(text)
     made = fold_batch_norm(record, weights)

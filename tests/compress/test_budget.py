@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from caffe_bridge.bench.cost import net_cost
-from caffe_bridge.compress import parse_plan
+from caffe_bridge.compress import decomposition, parse_plan
 from caffe_bridge.compress.budget import budget_plan
 from caffe_bridge.compress.rank.budget import Option, allocate
+from caffe_bridge.compress.target import find_targets
 from caffe_bridge.errors import PlanError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net
@@ -56,7 +57,7 @@ def test_allocation_keeps_the_budget_and_comes_near_the_best(seed: int) -> None:
 
 
 def test_allocation_without_enough() -> None:
-    with pytest.raises(PlanError, match="the budget is 0.5, but the cheapest options cost 2"):
+    with pytest.raises(PlanError, match=r"the budget is 0\.5, but the cheapest options cost 2"):
         allocate({"a": [Option(1, 0)], "b": [Option(1, 0), Option(3, 0)]}, 0.5)
 
 
@@ -95,8 +96,10 @@ def test_forms_and_alignment() -> None:
     only = budget_plan(NET, WEIGHTS, keep=0.5, methods=["weight_svd"])
     assert {entry.method for entry in only.decomposed()} == {"weight_svd"}
     for entry in plan.decomposed():
-        group = {"b": 2, "dw": 16}.get(entry.layer, 1)
-        assert entry.rank % (4 * group) == 0 or entry.reason
+        target = find_targets(NET, WEIGHTS)[entry.layer]
+        most = decomposition(entry.method).max_rank(target.blob, target.group)
+        assert entry.rank % (4 * target.group) == 0 or entry.rank == most
+    assert plan.decomposed()
 
 
 @pytest.mark.parametrize(
