@@ -12,6 +12,7 @@
      |   +- ShapeError               layer, the shapes found and the rule broken
      +- WeightError                  layer, blob index, shape found and shape wanted
      +- DataError                    source path, key or line, reason
+     |   +- UnsupportedDataError     a data layer asks for what only a fork has
      +- SolverError                  bad solver field and what is allowed
      +- ExportError                  layer and the ONNX limit
      |   +- VerifyError              first diverging blob and by how much
@@ -62,6 +63,10 @@ class WeightError(BridgeError):
 
 class DataError(BridgeError):
     """A data source cannot deliver what the net needs."""
+
+
+class UnsupportedDataError(DataError):
+    """A data layer asks for something that is not supported, whatever its source."""
 
 
 class SolverError(BridgeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -60,6 +60,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _replace(temporary, target)
 
 
+@contextmanager
+def atomic_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[Path]]:
+    """Yield temporary paths for files of one folder that belong together.
+
+    When the block succeeds all are written to the disk, then renamed in the order given: the last
+    name appears only when the others are in place.
+
+    Raises:
+        SchemaError: the folder does not exist or cannot be written.
+    """
+    targets = [Path(path) for path in paths]
+    try:
+        made = tempfile.TemporaryDirectory(dir=targets[0].parent, prefix=f".{targets[0].name}.")
+    except OSError as error:
+        raise SchemaError(f"{targets[0]}: cannot write there ({error.strerror}).") from error
+    with made as folder:
+        temporary = [Path(folder) / target.name for target in targets]
+        yield temporary
+        for path in temporary:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        for path, target in zip(temporary, targets, strict=True):
+            _replace(path, target)
+
+
 def _replace(made: Path, target: Path) -> None:
     try:
         made.replace(target)
@@ -81,12 +106,16 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     except OSError as error:
         raise SchemaError(f"{found}: cannot be opened ({error.strerror}).") from None
     if stat.S_ISDIR(status.st_mode):
-        raise SchemaError(f"{found}: is a folder, expected a {what} file.")
+        raise SchemaError(f"{found}: is a folder, expected {_article(what)} {what} file.")
     if status.st_size == 0:
         raise SchemaError(f"{found}: the {what} file is empty; download or write it again.")
     if not os.access(found, os.R_OK):
         raise SchemaError(f"{found}: the {what} file may not be read; change its permissions.")
     return found
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeioAEIO" else "a"
 
 
 def looks_like_text(head: bytes) -> bool:
@@ -108,6 +137,6 @@ def refuse_impostor(path: Path, head: bytes, what: str) -> None:
     start = head.removeprefix(_BOM).lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
         raise SchemaError(
-            f"{path}: is a web page, not a {what}; the download gave an HTML page "
+            f"{path}: is a web page, not {_article(what)} {what}; the download gave an HTML page "
             "(a login or error page?), fetch the file again."
         )

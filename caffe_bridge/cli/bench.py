@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from caffe_bridge.cli.common import console, json_option, verb
+from caffe_bridge.cli.common import check_output, console, json_option, require_onnx, verb
 
 
 @verb("caffe-bridge bench net.onnx lowrank/lowrank.onnx --batch 10 --threads 1")
 @click.argument("models", nargs=-1, required=True)
-@click.option("--batch", default=1, show_default=True, help="Images of one run.")
-@click.option("--threads", default=1, show_default=True, help="Threads of one operator.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+              help="Images of one run.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="Threads of one operator.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
 @click.option("--quick", is_flag=True, help="A short measurement.")
@@ -32,6 +34,10 @@ def command(
         to_markdown,
     )
 
+    if save_path:
+        check_output(save_path, *models)
+    for model in models:
+        require_onnx(model)
     result = compare(models, batch=batch, threads=threads, device=device, seed=seed, quick=quick,
                      per_layer=layers)  # fmt: skip
     text = to_json(result, save_path) if save_path else to_json(result)

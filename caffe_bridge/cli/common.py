@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from caffe_bridge.errors import BridgeError
+from caffe_bridge.errors import BridgeError, SchemaError
+from caffe_bridge.files import looks_like_text, refuse_impostor, require_file
+
+#: Columns of a table that goes into a file or a pipe.
+_PIPE_COLUMNS = 200
 
 
 class ExampleCommand(click.Command):
@@ -30,7 +38,7 @@ class ExampleCommand(click.Command):
 
 def verb(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Decorator: make a function a command with an example."""
-    context = {"help_option_names": ["-h", "--help"]}
+    context = {"help_option_names": ["-h", "--help"], **settings.pop("context_settings", {})}
     return click.command(cls=ExampleCommand, example=example, context_settings=context, **settings)
 
 
@@ -42,8 +50,41 @@ phase_option = click.option(
 level_option = click.option("--level", default=0, show_default=True, help="Level of the net state.")
 stage_option = click.option("--stage", multiple=True, help="Stage of the net state; repeatable.")
 input_option = click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=N,C,H,W",
+    "--input", "--input-shape", "inputs", multiple=True, metavar="NAME=N,C,H,W",
     help="Shape of an input blob (also replaces a data layer by an input); repeatable.",
+)  # fmt: skip
+
+
+def import_modules(
+    _ctx: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Import plug-in modules, looked for in the current folder too.
+
+    Raises:
+        BridgeError: a module cannot be imported.
+    """
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        _import(name)
+    return names
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except BridgeError:
+        raise
+    except Exception as error:
+        raise BridgeError(
+            f"--import {name}: cannot be imported ({type(error).__name__}: {error}); give the "
+            "name of a module in the current folder or of an installed package."
+        ) from error
+
+
+import_option = click.option(
+    "--import", "modules", multiple=True, metavar="MODULE", is_eager=True, expose_value=False,
+    callback=import_modules, help="Import a module that adds layer types; repeatable.",
 )  # fmt: skip
 
 
@@ -51,38 +92,95 @@ def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """``data=1,3,224,224`` options as a mapping.
 
     Raises:
-        BridgeError: an option of another form.
+        click.UsageError: an option of another form, or a name given twice.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for text in given:
         name, _, sizes = text.partition("=")
         try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
+            shape = tuple(int(size) for size in sizes.split(","))
         except ValueError:
-            raise BridgeError(f"--input {text}: write it as NAME=1,3,224,224.") from None
-        if not name or any(size < 1 for size in shapes[name]):
-            raise BridgeError(f"--input {text}: needs a name and positive sizes.")
+            raise click.UsageError(f"--input {text}: write it as NAME=1,3,224,224.") from None
+        if not name or any(size < 1 for size in shape):
+            raise click.UsageError(f"--input {text}: needs a name and positive sizes.")
+        if name in shapes:
+            raise click.UsageError(f"--input {text}: '{name}' is given twice.")
+        shapes[name] = shape
     return shapes
 
 
-def parse_numbers(text: str | None, what: str) -> list[int]:
+def parse_numbers(text: str, what: str, least: int = 1) -> list[int]:
     """``1,3`` as integers.
 
     Raises:
-        BridgeError: something else than integers.
+        click.UsageError: something else than integers of at least ``least``, or none.
     """
-    if not text:
-        return []
     try:
-        return [int(part) for part in text.replace(",", " ").split()]
+        numbers = [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
-        raise BridgeError(f"{what} {text!r}: write integers separated by commas.") from None
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise click.UsageError(
+            f"{what} '{text}': write integers of {least} or more, separated by commas."
+        )
+    return numbers
+
+
+def parse_floats(text: str, what: str) -> list[float]:
+    """``104.5,117`` as floats; an empty text gives none.
+
+    Raises:
+        click.UsageError: something else than finite numbers.
+    """
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise click.UsageError(f"{what} '{text}': write numbers separated by commas.")
+    return numbers
+
+
+def check_output(path: str, *sources: str) -> None:
+    """Refuse, before any work, a file that cannot be written or that an input lies in.
+
+    Raises:
+        BridgeError: its folder does not exist, it is a folder, or it is one of ``sources``.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise BridgeError(f"{path}: is a folder; give the name of a file to write.")
+    if not target.absolute().parent.is_dir():
+        raise BridgeError(f"{path}: its folder does not exist; make it first.")
+    for source in sources:
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise BridgeError(f"{path}: would overwrite the input; give another name.")
+
+
+def require_onnx(path: str) -> Path:
+    """The path of an ONNX file that at least is no other known thing.
+
+    Raises:
+        SchemaError: missing, empty, a Git-LFS pointer, a web page or text.
+    """
+    found = require_file(path, "ONNX")
+    with found.open("rb") as stream:
+        head = stream.read(512)
+    refuse_impostor(found, head, "ONNX model")
+    if looks_like_text(head):
+        raise SchemaError(f"{path}: is a text file, expected an ONNX model; give the .onnx file.")
+    return found
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def console() -> Console:
-    """Standard output through rich; wide when it is no terminal, so that nothing is cut."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=160)
+    """Standard output through rich; tables keep their full width when it is no terminal."""
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    return Console(highlight=False, markup=False, width=width)
 
 
 def print_json(value: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from caffe_bridge.cli.common import (
+    check_output,
     input_option,
     json_option,
     level_option,
@@ -16,7 +15,6 @@ from caffe_bridge.cli.common import (
     stage_option,
     verb,
 )
-from caffe_bridge.errors import BridgeError
 
 
 @verb("caffe-bridge convert deploy.prototxt net.caffemodel -o net.onnx --verify")
@@ -40,25 +38,24 @@ def command(
 ) -> None:  # fmt: skip
     """Convert NET with WEIGHTS to ONNX.
 
-    With --verify nothing is written unless every output agrees.
+    With --verify nothing is written unless every output agrees. With --output-blob only the
+    layers that lead to these blobs are converted.
     """
     from caffe_bridge.cli.load import load_model
     from caffe_bridge.onnx_export import export, newest_opset, save
     from caffe_bridge.onnx_export.verify import verify
 
-    if opset != "latest" and not opset.isdigit():
-        raise BridgeError(f"--opset {opset}: write a number or 'latest'.")
+    if opset != "latest" and not opset.isdecimal():
+        raise click.UsageError(f"--opset {opset}: write a number or 'latest'.")
     number = newest_opset() if opset == "latest" else int(opset)
-    if not Path(output).resolve().parent.is_dir():
-        raise BridgeError(f"{output}: its folder does not exist; make it first.")
-    model = load_model(net, weights, "TEST", level, stage, parse_shapes(inputs))
-    if model.missing:
-        click.echo(f"warning: {weights} has no weights for {', '.join(model.missing)}", err=True)
+    sizes = parse_numbers(batch, "--batch")
+    check_output(output, net, weights)
+    model = load_model(net, weights, "TEST", level, stage, parse_shapes(inputs),
+                       outputs=output_blob)  # fmt: skip
     proto = export(model, number, not static, output_blob or None)
     result: dict[str, object] = {"onnx": output, "opset": number}
     if check:
-        done = verify(model, batches=parse_numbers(batch, "--batch"), seed=seed, opset=number)
-        done.require(output)
+        done = verify(model, proto, sizes, seed=seed, every_blob=True).require(output)
         result["batches"] = list(done.batches)
         result["outputs"] = [
             {"blob": d.blob, "batch": d.batch, "relative": d.relative, "absolute": d.absolute}
@@ -75,9 +72,9 @@ def command(
             if item.output:
                 click.echo(f"{item.blob} at batch {item.batch}: largest relative difference "
                            f"{item.relative:.2g}")  # fmt: skip
-        sizes = ", ".join(map(str, done.batches))
+        checked = ", ".join(map(str, done.batches))
         click.echo(
-            f"verified {result['blobs_compared']} blobs at batch {sizes}; "
+            f"verified {result['blobs_compared']} blobs at batch {checked}; "
             f"worst output {done.worst:.2g}"
         )
     click.echo(f"{path}: opset {number}, {path.stat().st_size:,} bytes")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb
-from caffe_bridge.errors import BridgeError, PlanError
+from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb, warn
+from caffe_bridge.errors import BridgeError, PlanError, VerifyError
 from caffe_bridge.files import require_file
 
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 def _read_json(path: str, kind: type, what: str) -> Any:
     try:
         value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
-        raise PlanError(f"{path}: is no valid JSON ({error}).") from None
+        raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
     if not isinstance(value, kind):
-        raise PlanError(f"{path}: should hold a JSON {'object' if kind is dict else 'list'}.")
+        form = '{"conv2": 26}' if kind is dict else '["conv1"]'
+        raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
 
 
@@ -78,6 +81,31 @@ def _calibrated(
     return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
 
 
+def _check_usage() -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        click.UsageError: not one source of ranks, or an option that has no effect.
+    """
+    context = click.get_current_context()
+    given = {
+        name for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }  # fmt: skip
+    if len(given & {"energy", "ranks", "config", "plan_path", "budget"}) != 1:
+        raise click.UsageError(
+            "give exactly one of --energy, --ranks, --config, --plan and --budget."
+        )
+    for name in {"method", "rule"} & given if "budget" in given else ():
+        raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
+    if "batches" in given and "calibrate" not in given:
+        raise click.UsageError("--batches has no effect without --calibrate.")
+    idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    for name, option in idle.items():
+        if "plan_path" in given and name in given:
+            raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
+
+
 @verb(
     """caffe-bridge decompose deploy.prototxt net.caffemodel --energy 0.95 -o lowrank
     caffe-bridge decompose deploy.prototxt net.caffemodel --config config_iccv.json -o lowrank
@@ -107,7 +135,7 @@ def _calibrated(
 @click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
               help="How --energy chooses ranks.")  # fmt: skip
 @click.option("--align", metavar="N|auto",
-              help="Round ranks per group up; auto: to the CPU's channel block.")  # fmt: skip
+              help="Round ranks per group up; auto: to this CPU's channel block.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
@@ -128,8 +156,7 @@ def command(
     from caffe_bridge.compress import decompose_net, load_plan, make_plan
     from caffe_bridge.graph import read_net
 
-    if sum(x is not None for x in (energy, ranks, config, plan_path, budget)) != 1:
-        raise BridgeError("give exactly one of --energy, --ranks, --config, --plan and --budget.")
+    _check_usage()
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
@@ -140,11 +167,17 @@ def command(
     else:
         plan = make_plan(
             net, weights, energy=energy,
-            ranks=parse_numbers(ranks, "--ranks") if ranks else None,
-            config=_read_json(config, dict, "config") if config else None,
-            except_layers=_read_json(except_path, list, "list") if except_path else (),
+            ranks=parse_numbers(ranks, "--ranks") if ranks is not None else None,
+            config=_read_json(config, dict, "rank") if config is not None else None,
+            except_layers=_read_json(except_path, list, "layer") if except_path else (),
             method=method, rule=rule, include_fc=fc, block=_block(align),
         )  # fmt: skip
+        if not plan.decomposed():
+            reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
+            raise PlanError(
+                f"{net}: has no layer to decompose with these options and the weights of {weights}"
+                f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
+            )
     if calibrate:
         written, plan = _calibrated(net, weights, plan, output, hdf5, calibrate, batches)
     else:
@@ -154,7 +187,12 @@ def command(
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
-        result |= _to_onnx(written.net, written.weights)
+        try:
+            result |= _to_onnx(written.net, written.weights)
+        except VerifyError:
+            raise
+        except BridgeError as error:
+            warn(f"no ONNX file is written: {error}")
     if as_json:
         print_json(result)
         return

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from caffe_bridge import __version__
+from caffe_bridge.cli.common import import_option
 from caffe_bridge.errors import BridgeError
 
 #: Verb -> (module, one-line help).
@@ -25,6 +26,19 @@ VERBS = {
     "ranks": ("ranks", "Show the rank of every layer at a given energy."),
     "decompose": ("decompose", "Decompose layers to low rank; write prototxt, weights and ONNX."),
     "bench": ("bench", "Time ONNX files against each other in onnxruntime."),
+    "draw": ("draw", "Draw a net: SVG, PNG, PDF or DOT."),
+    "classify": ("classify", "Label pictures, as pycaffe's classify.py."),
+    "detect": ("detect", "Score windows of pictures, as pycaffe's detect.py."),
+    "py": ("py", "Run a script in which 'import caffe' means this package."),
+    "upgrade-net": ("upgrade_net", "Bring a net of any age to the current format."),
+    "upgrade-solver": ("upgrade_solver", "Bring a solver prototxt to the current format."),
+    "convert-weights": ("convert_weights", "Rewrite weights: caffemodel to HDF5 and back."),
+    "convert-imageset": ("convert_imageset", "Write a list of pictures to a data base."),
+    "compute-image-mean": ("compute_image_mean", "Mean picture of a data base."),
+    "extract-features": ("extract_features", "Write blobs of many batches to data bases."),
+    "dataset": ("dataset", "Data bases of MNIST and CIFAR-10 from the official files."),
+    "parse-log": ("parse_log", "Training log to CSV tables."),
+    "plot-log": ("plot_log", "Plot training logs."),
     "demo": ("demo", "The whole journey on real handwritten digits, with a report."),
 }
 
@@ -53,6 +67,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="caffe-bridge")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@import_option
 def cli(debug: bool) -> None:
     """Caffe models and training recipes in PyTorch and ONNX, with Caffe's own numbers.
 
@@ -75,15 +90,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("stopped", err=True)
         return 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except (BridgeError, OSError, MemoryError) as error:
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" See '{context.command_path} --help'." if context else ""
+        click.echo(f"error: {' '.join(error.format_message().split())}{hint}", err=True)
+        return error.exit_code
+    except Exception as error:
         if os.environ.get("CAFFE_BRIDGE_DEBUG"):
             traceback.print_exc()
-        text = str(error) or type(error).__name__
-        click.echo(f"error: {text}", err=True)
+        click.echo(f"error: {_sentence(error)}", err=True)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says to a user; anything unforeseen is called a defect of this program."""
+    text = " ".join(str(error).split())
+    if isinstance(error, BridgeError):
+        return text
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}."
+    if isinstance(error, (OSError, MemoryError)):
+        return f"{text or 'not enough memory'}."
+    return (
+        f"unforeseen {type(error).__name__} ({text}); this is a defect of caffe-bridge, please "
+        "report it with what 'caffe-bridge --debug VERB ...' prints."
+    )
 
 
 def entry() -> None:

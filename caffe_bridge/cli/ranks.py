@@ -9,6 +9,7 @@ from rich.table import Table
 
 from caffe_bridge.cli.common import console, json_option, print_json, verb
 from caffe_bridge.cli.decompose import METHODS, RULES
+from caffe_bridge.errors import PlanError
 
 
 @verb("caffe-bridge ranks train_test.prototxt net.caffemodel --energy 0.95")
@@ -35,6 +36,11 @@ def command(
     rows = rank_table(
         net, weights, energy, list(layers) or None, include_fc=fc, method=method, rule=rule
     )
+    if not rows:
+        raise PlanError(
+            f"{net}: {weights} has weights for none of its convolutions; use the weights that "
+            "belong to this net, or --fc for fully connected layers."
+        )
     if as_json:
         print_json([{**asdict(row), "rank_ratio": row.rank_ratio} for row in rows])
         return
@@ -48,6 +54,5 @@ def command(
         )  # fmt: skip
     out = console()
     out.print(table)
-    if rows:
-        mean = sum(row.rank_ratio for row in rows) / len(rows)
-        out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")
+    mean = sum(row.rank_ratio for row in rows) / len(rows)
+    out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")

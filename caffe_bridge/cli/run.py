@@ -2,44 +2,110 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from caffe_bridge.cli.common import json_option, parse_numbers, print_json, verb
-from caffe_bridge.errors import BridgeError, DataError
+from caffe_bridge.cli.common import (
+    check_output,
+    json_option,
+    parse_floats,
+    print_json,
+    verb,
+    warn,
+)
+from caffe_bridge.errors import BridgeError, DataError, ShapeError
 from caffe_bridge.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    from caffe_bridge.net import Net
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def read_array(path: str, shape: tuple[int, ...], mean: list[int], scale: float) -> np.ndarray:
+def read_array(path: str, shape: tuple[int, ...], mean: list[float], scale: float) -> np.ndarray:
     """An input from .npy or a picture (BGR, resized to the net's size, minus mean, times scale).
 
     Raises:
         DataError: another kind of file, or a picture for a blob that takes none.
     """
-    found = require_file(path, "input")
+    found = require_file(path, "input data")
     if found.suffix == ".npy":
         try:
             return np.load(found).astype(np.float32)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path}: is no readable .npy file ({error}).") from None
+        except (ValueError, TypeError, EOFError, OSError):
+            reason = "is no .npy file of numbers; write it with numpy.save"
+            raise DataError(f"{path}: {reason}.") from None
     if found.suffix.lower() not in _PICTURES:
         raise DataError(f"{path}: give a .npy file or a picture ({', '.join(_PICTURES)}).")
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise DataError(f"{path}: a picture needs an input of 1 or 3 channels, this has {shape}.")
+    if len(mean) not in (0, 1, shape[1]):
+        raise DataError(
+            f"{path}: --mean has {len(mean)} numbers, the input has {shape[1]} channels; give one "
+            "for all or one each."
+        )
     import cv2
 
     mode = cv2.IMREAD_COLOR if shape[1] == 3 else cv2.IMREAD_GRAYSCALE
-    picture = cv2.imread(str(found), mode)
-    if picture is None:
-        raise DataError(f"{path}: OpenCV cannot decode it; it is damaged or no picture.")
+    picture = _decode(found, mode)
     picture = cv2.resize(picture, (shape[3], shape[2])).reshape(shape[2], shape[3], shape[1])
     values = picture.astype(np.float32) - np.array(mean or [0], np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None] * scale).astype(np.float32)
+
+
+def _decode(path: Path, mode: int) -> np.ndarray:
+    """Read a picture; what the decoders print goes into the message, or becomes a warning."""
+    import cv2
+
+    with tempfile.TemporaryFile() as log:
+        standard_error = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            picture = cv2.imread(str(path), mode)
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+        log.seek(0)
+        said = " ".join(log.read().decode(errors="replace").split())
+    if picture is None:
+        reason = f" ({said})" if said else ""
+        raise DataError(
+            f"{path}: OpenCV cannot decode it{reason}; it is damaged or no picture, replace it."
+        )
+    if said:
+        warn(f"{path}: {said}")
+    return np.asarray(picture)
+
+
+def check_shapes(model: Net, shapes: dict[str, tuple[int, ...]], sources: str) -> None:
+    """Refuse inputs of shapes that the net, with the weights it has, cannot take.
+
+    Raises:
+        DataError: names the files and the layer that does not fit.
+    """
+    from caffe_bridge.net import infer_shapes
+
+    graph, layers = model.built.graph, model.built.layers
+    wanted = ", ".join(f"{name} {shape}" for name, shape in model.inputs.items())
+    try:
+        made = infer_shapes(graph, layers, shapes)
+    except ShapeError as error:
+        reason = f"does not fit the net, whose inputs are {wanted}"
+        raise DataError(f"{sources}: {reason}: {error}") from error
+    for node, layer in zip(graph.nodes, layers, strict=True):
+        specs = layer.blob_specs([made[value.index] for value in node.inputs])
+        found = [tuple(blob.shape) for blob in layer.blobs]
+        if [tuple(spec.shape) for spec in specs] != found:
+            given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise DataError(
+                f"{sources}: gives {given}, but the weights of {layer.spec.label()} belong to "
+                f"inputs {wanted}; give arrays of that shape."
+            )
 
 
 @verb(
@@ -52,7 +118,8 @@ def read_array(path: str, shape: tuple[int, ...], mean: list[int], scale: float)
               help="Input: .npy array or picture; repeatable.")  # fmt: skip
 @click.option("--mean", default="", help="Per-channel BGR mean to subtract from pictures.")
 @click.option("--scale", default=1.0, show_default=True, help="Factor after the mean.")
-@click.option("--top", default=5, show_default=True, help="Largest values to print per output.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True,
+              help="Largest values to print per output.")  # fmt: skip
 @click.option("--save", "save_path", help="Write all blobs to this .npz.")
 @json_option
 def command(
@@ -64,14 +131,25 @@ def command(
 
     from caffe_bridge.cli.load import load_model
 
-    model = load_model(net, weights)
-    given = {}
+    means = parse_floats(mean, "--mean")
+    files = {}
     for text in feed:
         name, _, path = text.partition("=")
+        if not name or not path:
+            raise click.UsageError(f"--feed {text}: write it as BLOB=FILE.")
+        files[name] = path
+    if save_path:
+        check_output(save_path, net, weights, *files.values())
+    model = load_model(net, weights)
+    given = {}
+    for name, path in files.items():
         if name not in model.inputs:
-            raise BridgeError(f"--feed {text}: inputs of {net} are {', '.join(model.inputs)}.")
-        array = read_array(path, model.inputs[name], parse_numbers(mean, "--mean"), scale)
-        given[name] = torch.from_numpy(array)
+            raise BridgeError(
+                f"--feed {name}={path}: the inputs of {net} are {', '.join(model.inputs)}."
+            )
+        given[name] = torch.from_numpy(read_array(path, model.inputs[name], means, scale))
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    check_shapes(model, shapes, ", ".join(files.values()))
     with torch.no_grad():
         outputs = model(given)
     if save_path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from caffe_bridge.cli.common import json_option, level_option, print_json, stage_option, verb
+from caffe_bridge.errors import DataError
 
 
 @verb("caffe-bridge test --model train_test.prototxt --weights net.caffemodel --iterations 100")
 @click.option("--model", required=True, help="Net prototxt with its test data layer.")
 @click.option("--weights", required=True, help="Caffemodel to score.")
-@click.option("--iterations", default=50, show_default=True, help="Batches to run.")
+@click.option("--iterations", type=click.IntRange(1), default=50, show_default=True,
+              help="Batches to run.")  # fmt: skip
 @level_option
 @stage_option
 @json_option
@@ -21,6 +23,12 @@ def command(
     from caffe_bridge.cli.load import load_model
 
     net = load_model(model, weights, "TEST", level, stage)
+    for layer in net.built.layers:
+        if layer.is_input and not layer.has_source:
+            raise DataError(
+                f"{layer.spec.label()}: has no data of its own; test needs a net with a data layer "
+                "for the TEST phase, such as train_test.prototxt."
+            )
     sums: dict[str, float] = {}
     loss = 0.0
     for _ in range(iterations):

@@ -12,6 +12,7 @@ from caffe_bridge.cli.common import (
     parse_numbers,
     parse_shapes,
     print_json,
+    require_onnx,
     verb,
 )
 
@@ -34,12 +35,15 @@ def command(
     Exit status 1 when an output differs by more than the tolerance.
     """
     from caffe_bridge.cli.load import load_model
-    from caffe_bridge.files import require_file
-    from caffe_bridge.onnx_export.verify import verify
+    from caffe_bridge.graph import read_net
+    from caffe_bridge.onnx_export.verify import output_names, verify
 
-    path = require_file(model, "ONNX")
-    loaded = load_model(net, weights, inputs=parse_shapes(inputs))
-    done = verify(loaded, path, parse_numbers(batch, "--batch"), seed=seed, tolerance=tolerance)
+    sizes = parse_numbers(batch, "--batch")
+    path = require_onnx(model)
+    blobs = {top for layer in read_net(net).layer for top in layer.top}
+    outputs = [name for name in output_names(path) if name in blobs]
+    loaded = load_model(net, weights, inputs=parse_shapes(inputs), outputs=outputs)
+    done = verify(loaded, path, sizes, seed=seed, tolerance=tolerance)
     if as_json:
         print_json({"passed": done.passed, "worst": done.worst,
                     "differences": [asdict(d) for d in done.differences]})  # fmt: skip

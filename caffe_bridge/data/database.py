@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from caffe_bridge.data.lmdb import LmdbReader
 from caffe_bridge.data.records import RecordReader
 from caffe_bridge.data.source import Source
 from caffe_bridge.data.transformer import DataTransformer
-from caffe_bridge.errors import DataError
+from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 
 #: Decoded images of a data base up to this size stay in memory.
@@ -36,7 +37,7 @@ def open_records(path: str, backend: str, who: str = "") -> RecordReader:
     """
     reader = _READERS.get(backend.lower())
     if reader is None:
-        raise DataError(
+        raise UnsupportedDataError(
             f"{who + ': ' if who else ''}backend '{backend}' is not known; use LMDB or LEVELDB."
         )
     return reader(path, who)
@@ -103,25 +104,34 @@ class DatabaseSource(Source):
     def next(self, batch: int) -> list[np.ndarray]:
         """The next images and labels."""
         images, labels = self._cached(batch) if self._complete else self._fresh(batch)
-        return [self.transformer.transform(images, self.rng), labels]
+        return [self.transformer.transform(images, self.rng, self.rank, self.ranks), labels]
 
     def _cached(self, batch: int) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-        at = (self._at + np.arange(batch)) % len(self._labels)
-        self._at = (self._at + batch) % len(self._labels)
+        at = (self._at + self.rank + self.ranks * np.arange(batch)) % len(self._labels)
+        self._at = (self._at + self.ranks * batch) % len(self._labels)
         if isinstance(self._images, np.ndarray):
             return self._images[at], self._labels[at]
         return [self._images[i] for i in at], self._labels[at]
 
     def _fresh(self, batch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        images, labels = [], np.empty(batch, np.float32)
-        for item in range(batch):
-            image, labels[item], last = self._read()
-            images.append(image)
-            if self._complete:
-                self._at = (self._at + 1) % len(self._labels)
-            else:
-                self._keep(image, int(labels[item]), last)
+        images: list[np.ndarray] = []
+        labels = np.empty(batch, np.float32)
+        for item in range(batch * self.ranks):
+            mine = item % self.ranks == self.rank
+            if not mine and (self._complete or self._kept is None):
+                self._advance(self._reader.skip())
+                continue
+            image, label, last = self._read()
+            if mine:
+                labels[len(images)] = label
+                images.append(image)
+            if not self._complete:
+                self._keep(image, label, last)
+            self._advance(last)
         return images, labels
+
+    def _advance(self, last: bool) -> None:
+        self._at = 0 if last else self._at + 1
 
     def _keep(self, image: np.ndarray, label: int, last: bool) -> None:
         if self._kept is not None:
@@ -134,7 +144,7 @@ class DatabaseSource(Source):
             equal = len({(image.shape, image.dtype) for image in images}) == 1
             self._images = np.stack(images) if equal else images
             self._labels = np.array([label for _image, label in self._kept], np.float32)
-            self._complete, self._kept, self._at = True, None, 0
+            self._complete, self._kept = True, None
             self.slow = False
 
     def rewind(self) -> None:
@@ -144,6 +154,27 @@ class DatabaseSource(Source):
             self._reader.rewind()
             if self._kept is not None:
                 self._kept, self._kept_bytes = [], 0
+
+    def state(self) -> dict[str, Any]:
+        """Number of records since the first one, and the draws."""
+        return {**super().state(), "at": self._at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to that record; a data base that may fit in memory is read up to there."""
+        super().set_state(state)
+        self.rewind()
+        at = int(state["at"])
+        if self._complete:
+            self._at = at % len(self._labels)
+        elif self.slow:
+            self._kept = None
+            for _ in range(at):
+                self._advance(self._reader.skip())
+        else:
+            while self._at < at and not self._complete:
+                image, label, last = self._read()
+                self._keep(image, label, last)
+                self._advance(last)
 
     def close(self) -> None:
         """Close the data base."""

@@ -65,10 +65,20 @@ def decode_datum(
         datum = decode(data, "Datum", where)
     except SchemaError as error:
         raise DataError(str(error)) from error
-    label = int(datum.label)
+    return datum_image(datum, where, force_color, force_gray), int(datum.label)
+
+
+def datum_image(
+    datum: Record, where: str, force_color: bool = False, force_gray: bool = False
+) -> np.ndarray:
+    """The image of a Datum record; see :func:`decode_datum`.
+
+    Raises:
+        DataError: its size is not channels x height x width, or it is no picture.
+    """
     if datum.encoded:
         color = True if force_color else False if force_gray else None
-        return decode_image(datum.data, color, where), label
+        return decode_image(datum.data, color, where)
     shape = (datum.channels, datum.height, datum.width)
     if datum.has("data") and datum.data:
         values = np.frombuffer(datum.data, np.uint8)
@@ -79,7 +89,7 @@ def decode_datum(
             f"{where}: a Datum of shape {shape} with {values.size} values; "
             "the record is damaged or of another kind, write the data base again."
         )
-    return values.reshape(shape), label
+    return values.reshape(shape)
 
 
 def encode_datum(array: np.ndarray, label: int = 0) -> bytes:

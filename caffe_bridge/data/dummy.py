@@ -107,4 +107,6 @@ class DummySource(Source):
         return made
 
     def rewind(self) -> None:
-        """Nothing to do: the draws start again with ``rng``."""
+        """The draws start again with ``rng``; each of several processes has its own."""
+        if self.rank:
+            self.rng = np.random.default_rng([self._seed, self.rank])

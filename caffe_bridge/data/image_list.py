@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from caffe_bridge.data.datum import to_chw
 from caffe_bridge.data.source import Source, read_list
 from caffe_bridge.data.transformer import DataTransformer
+from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 
 _FORK_FIELDS = ("min_height", "min_width", "new_dim", "bicubic")
@@ -37,7 +39,10 @@ class ImageListSource(Source):
         p = spec.record.image_data_param
         for name in _FORK_FIELDS:
             if p.has(name):
-                self.fail(f"image_data_param.{name} is a fork's and not supported; remove it.")
+                raise UnsupportedDataError(
+                    f"{spec.label()}: image_data_param.{name} is a fork's and not supported; "
+                    "remove it."
+                )
         self.size = (int(p.new_width), int(p.new_height))
         if (self.size[0] > 0) != (self.size[1] > 0):
             self.fail("gives only one of new_height and new_width; give both or none.")
@@ -87,16 +92,36 @@ class ImageListSource(Source):
 
     def next(self, batch: int) -> list[np.ndarray]:
         """The next pictures and labels; shuffled anew at every end of the list."""
-        images, labels = [], np.empty(batch, np.float32)
-        for item in range(batch):
-            name, labels[item] = self.items[self._order[self._at]]
-            images.append(self._picture(name))
+        images: list[np.ndarray] = []
+        labels = np.empty(batch, np.float32)
+        for item in range(batch * self.ranks):
+            if item % self.ranks == self.rank:
+                name, labels[len(images)] = self.items[self._order[self._at]]
+                images.append(self._picture(name))
             self._at += 1
             if self._at == len(self.items):
                 self._at = 0
                 if self.shuffle:
-                    self.rng.shuffle(self._order)
-        return [self.transformer.transform(images, self.rng), labels]
+                    self._order = self.rng.permutation(self._order)
+        return [self.transformer.transform(images, self.rng, self.rank, self.ranks), labels]
+
+    def state(self) -> dict[str, Any]:
+        """Place in the list, its order, and the draws."""
+        return {**super().state(), "at": self._at, "order": self._order if self.shuffle else []}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to that place of that order.
+
+        Raises:
+            KeyError: the state is another kind of source's.
+            DataError: the list has another length than before.
+        """
+        order, at = np.asarray(state["order"], np.int64), int(state["at"])
+        if (self.shuffle and len(order) != len(self.items)) or at >= len(self.items):
+            self.fail(f"{self.list_file} has {len(self.items)} items, another number than before.")
+        super().set_state(state)
+        self._at = at
+        self._order = order if self.shuffle else np.arange(len(self.items))
 
     def rewind(self) -> None:
         """Go to the first picture: shuffle the list and skip up to ``rand_skip`` of it."""

@@ -86,6 +86,10 @@ class LeveldbReader:
             self._ahead = following
         return key, value, following is None
 
+    def skip(self) -> bool:
+        """Pass over the next record; whether it was the last one."""
+        return self.take()[2]
+
     def rewind(self) -> None:
         """Go to the first record."""
         self._items = self._database.iterator()

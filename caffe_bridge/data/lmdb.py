@@ -62,10 +62,14 @@ class LmdbReader:
     def take(self) -> tuple[bytes, bytes, bool]:
         """Key and value of the next record, and whether it is the last one."""
         key, value = self._cursor.item()
+        return key, value, self.skip()
+
+    def skip(self) -> bool:
+        """Pass over the next record; whether it was the last one."""
         last = not self._cursor.next()
         if last:
             self._cursor.first()
-        return key, value, last
+        return last
 
     def rewind(self) -> None:
         """Go to the first record."""

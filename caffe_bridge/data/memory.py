@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from caffe_bridge.data.source import Source
@@ -10,6 +12,8 @@ from caffe_bridge.graph import LayerSpec, Shape
 
 class MemorySource(Source):
     """Arrays of the caller, batch by batch, without any transformation.
+
+    Several processes do not divide them: each has arrays of its own, as in Caffe.
 
     Args:
         spec: a MemoryData layer.
@@ -81,6 +85,15 @@ class MemorySource(Source):
         at = (self._at + np.arange(batch)) % count
         self._at = (self._at + batch) % count
         return [self._data[at], self._labels[at]]
+
+    def state(self) -> dict[str, Any]:
+        """Place in the arrays; the caller gives these again."""
+        return {**super().state(), "at": self._at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to that place."""
+        super().set_state(state)
+        self._at = int(state["at"])
 
     def rewind(self) -> None:
         """Go to the first image."""

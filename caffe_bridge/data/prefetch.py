@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from caffe_bridge.data.source import Source
 from caffe_bridge.graph import Shape
+
+
+def _make(source: Source, batch: int) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The next batch and the state after it."""
+    return source.next(batch), source.state()
 
 
 class Prefetched(Source):
@@ -29,8 +35,9 @@ class Prefetched(Source):
         super().__init__(source.spec)
         self.source, self.depth = source, max(1, depth)
         self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[list[np.ndarray]]] = deque()
+        self._waiting: deque[Future[tuple[list[np.ndarray], dict[str, Any]]]] = deque()
         self._batch = 0
+        self._reached: dict[str, Any] = {}
 
     def shapes(self, batch: int) -> list[Shape]:
         """As the source says."""
@@ -46,10 +53,12 @@ class Prefetched(Source):
             self.fail(f"asked for {batch} items while batches of {self._batch} wait; reset first.")
         self._batch = batch
         if self._pool is None:
+            self._reached = self.source.state()
             self._pool = ThreadPoolExecutor(1, f"prefetch-{self.spec.name}")
         while len(self._waiting) <= self.depth:
-            self._waiting.append(self._pool.submit(self.source.next, batch))
-        return self._waiting.popleft().result()
+            self._waiting.append(self._pool.submit(_make, self.source, batch))
+        made, self._reached = self._waiting.popleft().result()
+        return made
 
     def _stop(self) -> None:
         if self._pool is not None:
@@ -66,6 +75,20 @@ class Prefetched(Source):
         """Drop what waits and start again under this seed."""
         self._stop()
         self.source.seed(seed)
+
+    def divide(self, rank: int, ranks: int) -> None:
+        """Drop what waits and let the source deliver its part."""
+        self._stop()
+        self.source.divide(rank, ranks)
+
+    def state(self) -> dict[str, Any]:
+        """The source's state after the last batch that was delivered."""
+        return self.source.state() if self._pool is None else self._reached
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Drop what waits and go there."""
+        self._stop()
+        self.source.set_state(state)
 
     def close(self) -> None:
         """End the thread and close the source."""

@@ -23,6 +23,9 @@ class RecordReader(Protocol):
     def take(self) -> tuple[bytes, bytes, bool]:
         """Key and value of the next record, and whether it is the last before the first again."""
 
+    def skip(self) -> bool:
+        """Pass over the next record; whether it was the last one."""
+
     def rewind(self) -> None:
         """Go to the first record."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,10 @@ class Source(ABC):
     layer's tops. After the last item it goes on with the first, within a batch too, as Caffe does.
     All randomness (crops, mirroring, shuffling) comes from ``self.rng``.
 
+    Several processes can divide one stream of items (:meth:`divide`). Each then draws and counts
+    for all of them, so that every process is at the same place of the same stream and their
+    batches together are the batch that one process would read.
+
     Args:
         spec: the data layer; its name stands in front of every message.
     """
@@ -29,6 +33,7 @@ class Source(ABC):
     def __init__(self, spec: LayerSpec) -> None:
         self.spec = spec
         self._seed = 0
+        self.rank, self.ranks = 0, 1
         self.rng = np.random.default_rng(self._seed)
 
     def fail(self, reason: str) -> NoReturn:
@@ -60,6 +65,29 @@ class Source(ABC):
         """Start again as if the source had been made under this seed (0 by default)."""
         self._seed = seed
         self.reset()
+
+    def divide(self, rank: int, ranks: int) -> None:
+        """Start again and deliver items rank, rank + ranks, ... of the stream from now on.
+
+        Caffe source: DataLayer::Skip.
+        """
+        self.rank, self.ranks = rank, ranks
+        self.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Where the source stands: numbers, strings, lists and arrays that never change later."""
+        return {"seed": self._seed, "rng": self.rng.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state` was taken from a source of the same layer.
+
+        Raises:
+            KeyError: the state is another kind of source's.
+            DataError: the data changed since.
+        """
+        self._seed = int(state["seed"])
+        self.rng = np.random.default_rng(self._seed)
+        self.rng.bit_generator.state = state["rng"]
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing
         """Free files and threads. The source must not be used afterwards."""

@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from caffe_bridge.errors import DataError, SchemaError
+from caffe_bridge.errors import DataError, SchemaError, UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.schema import read_blob
 
@@ -48,7 +48,10 @@ class DataTransformer:
         p = spec.record.transform_param
         for name in p.record_type.fields:
             if p.has(name) and name not in _KNOWN + _HARMLESS:
-                self.fail(f"transform_param.{name} is a fork's and not supported; remove it.")
+                raise UnsupportedDataError(
+                    f"{spec.label()}: transform_param.{name} is a fork's and not supported; "
+                    "remove it."
+                )
         self.scale = np.float32(p.scale)
         self.crop, self.mirror = int(p.crop_size), bool(p.mirror)
         self.force_color, self.force_gray = bool(p.force_color), bool(p.force_gray)
@@ -106,14 +109,17 @@ class DataTransformer:
             )
 
     def transform(
-        self, images: np.ndarray | Sequence[np.ndarray], rng: np.random.Generator
-    ) -> np.ndarray:
+        self, images: np.ndarray | Sequence[np.ndarray], rng: np.random.Generator,
+        rank: int = 0, ranks: int = 1,
+    ) -> np.ndarray:  # fmt: skip
         """Transform a batch.
 
         Args:
             images: array (N, C, H, W), or N arrays (C, H, W) whose sizes may differ when they
                 are cropped.
             rng: source of the draws; nothing is drawn without mirror and (in TRAIN) crop.
+            rank: the images are items rank, rank + ranks, ... of a larger batch.
+            ranks: how many divide that batch; the draws are made for all of it.
 
         Returns:
             float32 array (N, C, h, w), contiguous and owned by the caller.
@@ -133,7 +139,7 @@ class DataTransformer:
                 "use crop_size, new_height and new_width, or batch_size 1."
             )
         sizes = np.array([image.shape[1:] for image in images], np.int64)
-        flips, rows, columns = self._draw(sizes, rng)
+        flips, rows, columns = self._draw(sizes, rng, rank, ranks)
         if len(shapes) == 1:
             stacked = images if isinstance(images, np.ndarray) else np.stack(images)
             out = self._cut(stacked, rows, columns).astype(np.float32)
@@ -149,7 +155,7 @@ class DataTransformer:
         return np.ascontiguousarray(out)
 
     def _draw(
-        self, sizes: np.ndarray, rng: np.random.Generator
+        self, sizes: np.ndarray, rng: np.random.Generator, rank: int, ranks: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For every item: whether to flip it, and the crop's first row and column."""
         free = sizes - self.crop + 1 if self.crop else np.ones_like(sizes)
@@ -158,7 +164,8 @@ class DataTransformer:
         random_crop = self.train and self.crop > 0
         if self.mirror or random_crop:
             highs = np.column_stack([np.full(len(sizes), 2), free])
-            drawn = rng.integers(0, highs)
+            # Fractions, because drawing integers takes more or fewer numbers by their range.
+            drawn = (rng.random((len(sizes) * ranks, 3))[rank::ranks] * highs).astype(np.int64)
             if self.mirror:
                 draws[:, 0] = drawn[:, 0]
             if random_crop:

@@ -19,8 +19,27 @@ _WRITERS: dict[str, _Writer] = {
 }  # fmt: skip
 
 
+def write_records(
+    path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]], backend: str = "lmdb"
+) -> None:
+    """Write keys and values as a data base; the folder appears only when it is complete.
+
+    Raises:
+        DataError: unknown backend, or the folder exists already.
+        BackendError: the backend's library is not installed.
+    """
+    writer = _WRITERS.get(backend.lower())
+    if writer is None:
+        raise DataError(f"'{path}': backend '{backend}' is not known; use lmdb or leveldb.")
+    writer(path, records)
+
+
 def write_datums(
-    path: str | os.PathLike[str], images: np.ndarray, labels: Iterable[int], backend: str = "lmdb"
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    labels: Iterable[int],
+    backend: str = "lmdb",
+    key: bytes = b"%08d",
 ) -> None:
     """Write images as a data base of raw Datums with keys ``00000000``, ``00000001``, ...
 
@@ -32,6 +51,7 @@ def write_datums(
         images: (N, C, H, W); uint8, BGR when in colour; other types are stored as float.
         labels: N integers.
         backend: ``lmdb`` or ``leveldb``.
+        key: form of the keys; Caffe's CIFAR-10 has ``b"%05d"``.
 
     Raises:
         DataError: shapes do not fit, unknown backend, or the folder exists already.
@@ -43,15 +63,12 @@ def write_datums(
             f"'{path}': images of shape {images.shape} and {len(numbers)} labels; "
             "give images (N, C, H, W) and N labels."
         )
-    writer = _WRITERS.get(backend.lower())
-    if writer is None:
-        raise DataError(f"'{path}': backend '{backend}' is not known; use lmdb or leveldb.")
 
     def records() -> Iterator[tuple[bytes, bytes]]:
         for number, (image, label) in enumerate(zip(images, numbers, strict=True)):
-            yield b"%08d" % number, encode_datum(image, label)
+            yield key % number, encode_datum(image, label)
 
-    writer(path, records())
+    write_records(path, records(), backend)
 
 
 def compute_mean(path: str | os.PathLike[str], backend: str = "lmdb") -> np.ndarray:

@@ -117,6 +117,7 @@ class Layer(nn.Module):
         auto_tops: anonymous tops are added up to ``tops.least`` (losses without a top).
         differentiable: False when no gradient flows through (Accuracy, ArgMax).
         no_gradient_bottoms: indices of bottoms that get no gradient (labels).
+        carried: attributes (None, number, tensors) that a forward pass hands to the next one.
         force_backward_bottoms: False where Caffe's AllowForceBackward says no (labels).
     """
 
@@ -131,6 +132,7 @@ class Layer(nn.Module):
     auto_tops: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     no_gradient_bottoms: ClassVar[tuple[int, ...]] = ()
+    carried: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: LayerSpec, phase: str = "TEST") -> None:
         super().__init__()

@@ -84,6 +84,10 @@ class DataLayer(Layer):
         """Start again as if made under this seed (0 by default)."""
         self.source.seed(seed)
 
+    def divide(self, rank: int, ranks: int) -> None:
+        """Start again and read only this process's part of the items."""
+        self.source.divide(rank, ranks)
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Nothing: its tops are graph inputs."""
 
@@ -107,8 +111,7 @@ class Data(DataLayer):
     Caffe source:
         data_layer.cpp, base_data_layer.cpp
     Differences:
-        several processes do not divide the records among them; rand_skip has no effect, as in
-        Caffe since data is shared between solvers.
+        rand_skip has no effect, as in Caffe since data is shared between solvers.
     """
 
     param_field = "data_param"

@@ -27,8 +27,9 @@ class DetectionOutput(Layer):
         prior: (1, 2, P * 4) default boxes and their variances.
     Tops:
         detections: (1, 1, D, 7) rows of image, label, score, xmin, ymin, xmax, ymax, by image,
-        label and falling score; without any, one row of -1 for each image after its number. The
-        declared D is 1.
+        label and falling score; without any, one row of -1 for each image after its number.
+        D = N keep_top_k, rows of zeros behind the detections; with keep_top_k below 1 there are as
+        many rows as detections, and the declared D is 1.
     Parameters:
         num_classes, share_location (true), background_label_id (0, none: -1), code_type (CORNER),
         variance_encoded_in_target (false), confidence_threshold (none): only scores above it;
@@ -36,12 +37,14 @@ class DetectionOutput(Layer):
     Gradient:
         none.
     ONNX:
-        NonMaxSuppression, TopK, GatherND; ``eta`` below 1 is refused.
+        NonMaxSuppression, TopK, GatherND, ConstantOfShape; ``eta`` below 1 is refused.
     Caffe source:
         detection_output_layer.cpp, bbox_util.cpp of weiliu89/caffe, branch ssd
     Differences:
-        boxes of equal score stay in the order of label and index; nothing is drawn or saved
-        (visualize, save_output_param).
+        SSD's own code gives as many rows as there are detections whatever keep_top_k is; the rows
+        of zeros, as OpenCV has them, have score 0, so whoever takes rows by their score sees no
+        difference. Boxes of equal score stay in the order of label and index; nothing is drawn
+        or saved (visualize, save_output_param).
     """
 
     param_field = "detection_output_param"
@@ -71,7 +74,7 @@ class DetectionOutput(Layer):
             self.least = float(self.p.confidence_threshold)
 
     def infer(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """(1, 1, 1, 7), the number of rows is not known."""
+        """(1, 1, N keep_top_k, 7); without keep_top_k the number of rows is not known: 1."""
         loc, conf, prior = (tuple(shape) for shape in shapes)
         boxes = prior[2] // 4 if len(prior) > 2 else 0
         rows = [int(np.prod(shape[1:])) for shape in (loc, conf)]
@@ -85,7 +88,7 @@ class DetectionOutput(Layer):
                 f"bottom 2 give locations (N, {boxes * self.loc_classes * 4}) and scores "
                 f"(N, {boxes * self.classes})."
             )
-        return [(1, 1, 1, 7)]
+        return [(1, 1, max(1, loc[0] * self.keep), 7)]
 
     def forward(self, loc: Tensor, conf: Tensor, prior: Tensor) -> Tensor:
         """Detections of all images."""
@@ -102,6 +105,7 @@ class DetectionOutput(Layer):
         ]
         if not rows:
             rows = [[float(image), *[-1.0] * 6] for image in range(number)]
+        rows += [[0.0] * 7] * (number * self.keep - len(rows))
         return torch.tensor(rows).to(loc)[None, None]
 
     def detect(self, image: int, boxes: np.ndarray, scores: np.ndarray) -> list[list[float]]:
@@ -225,7 +229,7 @@ class DetectionOutput(Layer):
     def emit_rows(
         self, e: Emitter, boxes: str, chosen: str, values: str, images: str, number: str, top: str
     ) -> None:
-        """Rows of what was chosen; when there is none a row of -1 for each image."""
+        """Rows of what was chosen; when there is none a row of -1 for each image; then zeros."""
         image, label, box = e.op("Split", [chosen, _ints(e, [1, 1, 1], "thirds")], 3, axis=1)
         where = label if not self.p.share_location else e.op("Sub", [label, label])[0]
         (place,) = e.op("Concat", [image, where, box], axis=1)
@@ -246,7 +250,20 @@ class DetectionOutput(Layer):
         (end,) = e.op("Unsqueeze", [end, _ints(e, [0], "column")])
         (blanks,) = e.op("Slice", [blanks, _ints(e, [0], "column"), end, _ints(e, [0], "column")])
         (rows,) = e.op("Concat", [rows, blanks], axis=0)
+        if self.keep > 0:
+            rows = self.emit_zeros(e, rows, number)
         e.op("Reshape", [rows, _ints(e, [1, 1, -1, 7], "rows")], [top])
+
+    def emit_zeros(self, e: Emitter, rows: str, number: str) -> str:
+        """The rows (D, 7), filled up with zeros to keep_top_k for each image."""
+        (wanted,) = e.op("Mul", [number, _ints(e, self.keep, "keep_top_k")])
+        (size,) = e.op("Shape", [rows])
+        (have,) = e.op("Gather", [size, _ints(e, 0, "first")])
+        (missing,) = e.op("Sub", [wanted, have])
+        (missing,) = e.op("Unsqueeze", [missing, _ints(e, [0], "column")])
+        (shape,) = e.op("Concat", [missing, _ints(e, [7], "seven")], axis=0)
+        (zeros,) = e.op("ConstantOfShape", [shape])
+        return e.op("Concat", [rows, zeros], axis=0)[0]
 
 
 def _ints(e: Emitter, value: object, hint: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import BlobSpec, Emitter, Layer
 from caffe_bridge.layers.registry import register
-from caffe_bridge.schema import Record
+from caffe_bridge.schema import Record, StoredBlob
 
 
 def _unit(x: Tensor, axes: list[int], eps: float) -> Tensor:
@@ -38,7 +38,8 @@ class Normalize(Layer):
     Tops:
         y: the same shape.
     Blobs:
-        scale: () with ``channel_shared``, else (C,); ``scale_filler``, constant 1 when absent.
+        scale: () with ``channel_shared``, else (C,); ``scale_filler``, constant 1 when absent. A
+        file of the face-recognition forks, whose layer has no blob, loads as 1.
     Parameters:
         across_spatial (true): sum over channels and positions; false: at each position apart.
         channel_shared (true), scale_filler, eps (1e-10).
@@ -47,7 +48,8 @@ class Normalize(Layer):
     Caffe source:
         normalize_layer.cpp of the SSD fork
     Differences:
-        none.
+        the face-recognition forks (no ``norm_param``) have no scale to train and no eps: give
+        ``param { lr_mult: 0 }`` to train such a net.
     """
 
     param_field = "norm_param"
@@ -64,6 +66,16 @@ class Normalize(Layer):
         if not self.p.has("scale_filler"):
             filler = Record("FillerParameter", type="constant", value=1.0)
         return [BlobSpec(() if self.p.channel_shared else (shapes[0][1],), filler)]
+
+    def adapt_blobs(self, stored: list[StoredBlob | None]) -> list[StoredBlob | None]:
+        """A factor of 1 for files without; one of another shape but as many values as it is."""
+        shape = tuple(self.blobs[0].shape)
+        if not stored and not self.spec.record.has("norm_param"):
+            return [StoredBlob(shape, False, np.ones(shape, np.float32))]
+        first = stored[0] if len(stored) == 1 else None
+        if first is not None and first.count == self.blobs[0].numel() == max((1, *first.shape)):
+            return [StoredBlob(shape, False, first.values)]
+        return stored
 
     def _axes(self, axes: int) -> list[int]:
         return list(range(1, axes)) if self.p.across_spatial else [1]

@@ -31,6 +31,7 @@ class Recurrent(Layer):
     bottoms = between(2, 5)
     tops = between(1, 3)
     no_gradient_bottoms = (1,)
+    carried = ("state",)
     states: ClassVar[int] = 1
     rows: ClassVar[int] = 1
 

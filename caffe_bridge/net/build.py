@@ -82,11 +82,16 @@ def with_automatic_tops(spec: NetSpec) -> NetSpec:
 def with_inputs(spec: NetSpec, shapes: Mapping[str, Shape]) -> NetSpec:
     """Replace the makers of the named blobs by Input layers of the given shapes.
 
+    A blob that is read but made by no layer gets an Input layer too.
+
     Raises:
-        ShapeError: a named blob is made by no input or data layer.
+        ShapeError: a named blob is neither made by an input or data layer nor missing.
     """
-    layers: list[LayerSpec] = []
     left = dict(shapes)
+    made = {top for layer in spec.layers for top in layer.tops}
+    read = {bottom for layer in spec.layers for bottom in layer.bottoms}
+    missing = [name for name in shapes if name in read and name not in made]
+    layers = [_input_layer(name, left.pop(name), spec.record) for name in missing]
     for layer in spec.layers:
         if layer.bottoms or not any(top in left for top in layer.tops):
             layers.append(layer)
@@ -95,20 +100,23 @@ def with_inputs(spec: NetSpec, shapes: Mapping[str, Shape]) -> NetSpec:
             shape = left.pop(top, None)
             if shape is None and layer.type != "Input":
                 continue
-            record = Record("LayerParameter", name=top, type="Input", top=[top])
-            given = record.mutable("input_param").add("shape")
             if shape is None:
                 index = layer.tops.index(top) if len(layer.record.input_param.shape) > 1 else 0
                 shape = tuple(layer.record.input_param.shape[index].dim)
-            given.dim = [int(d) for d in shape]
-            record.origin, record.line = layer.record.origin, layer.record.line
-            layers.append(layer_spec(record))
+            layers.append(_input_layer(top, shape, layer.record))
     if left:
         raise ShapeError(
             f"{spec.source}: no input or data layer makes {', '.join(map(repr, left))}; "
             f"inputs are {', '.join(t for x in spec.layers if not x.bottoms for t in x.tops)}."
         )
     return spec.with_layers(tuple(layers))
+
+
+def _input_layer(name: str, shape: Shape, origin: Record) -> LayerSpec:
+    record = Record("LayerParameter", name=name, type="Input", top=[name])
+    record.mutable("input_param").add("shape").dim = [int(size) for size in shape]
+    record.origin, record.line = origin.origin, origin.line
+    return layer_spec(record)
 
 
 def infer_shapes(graph: Graph, layers: list[Layer], inputs: Mapping[str, Shape]) -> list[Shape]:

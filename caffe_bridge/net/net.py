@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from caffe_bridge.errors import BlobError
 from caffe_bridge.graph import NetSpec, Shape, load_net
+from caffe_bridge.layers.base import Layer
 from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes
 from caffe_bridge.net.weights import copy_weights, load_or_fill, save
 from caffe_bridge.schema import Record, Weights
@@ -121,13 +122,17 @@ class Net(nn.Module):
                 if not wanted and position < len(bottoms):
                     bottoms[position] = bottoms[position].detach()
             if layer.differentiable:
-                tops = layer.run(bottoms)
+                tops = self.compute(layer, bottoms)
             else:
                 with torch.no_grad():
-                    tops = layer.run(bottoms)
+                    tops = self.compute(layer, bottoms)
             for value, top in zip(node.outputs, tops, strict=True):
                 values[value.index] = top if bottoms else top.to(device, non_blocking=True)
         return values
+
+    def compute(self, layer: Layer, bottoms: list[Tensor]) -> list[Tensor]:
+        """One layer's forward pass; subclasses change types and layouts here."""
+        return layer.run(bottoms)
 
     def reset_state(self) -> None:
         """Let recurrent layers start from zeros again."""
@@ -148,6 +153,7 @@ class Net(nn.Module):
         Returns:
             The total loss: every loss top times its weight.
         """
+        self.values = {}  # lets go of the last pass before the next one needs the memory
         values = self.run(feed)
         self.values = {b: values[v.index].detach() for b, v in self.built.graph.blobs().items()}
         weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]

@@ -44,6 +44,8 @@ class GraphEmitter:
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.node_layers: dict[str, str] = {}
         self.defined: set[str] = set()
+        self._node_names: set[str] = set()
+        self._prefixes: set[str] = set()
         self._shapes, self._dims, self._batch, self._outputs = shapes, dims, batch, outputs
         self._aliases: dict[str, str] = {}
         self._blob_names: dict[int, str] = {}
@@ -51,19 +53,24 @@ class GraphEmitter:
         self._first = 0
         self._prefix = ""
 
-    def begin(self, layer: Layer, prefix: str) -> None:
-        """Start a layer; ``prefix`` is its unique name in the model."""
+    def begin(self, layer: Layer) -> None:
+        """Start a layer. Further layers of one name are called ``name#1``, ``name#2`` ..."""
+        own = prefix = layer.name or layer.spec.type
+        count = 0
+        while prefix in self._prefixes:
+            count += 1
+            prefix = f"{own}#{count}"
+        self._prefixes.add(prefix)
         self._layer, self._first, self._prefix = layer, len(self.nodes), prefix
 
     def finish(self) -> None:
         """Name the layer's nodes: the last one carries the layer's name, helpers a suffix."""
         made = self.nodes[self._first :]
-        used: set[str] = set()
         for node in made:
             name = self._prefix if node is made[-1] else f"{self._prefix}/{node.op_type}"
-            while name in used:
+            while name in self._node_names:
                 name += "_"
-            used.add(name)
+            self._node_names.add(name)
             node.name = name
             self.node_layers[name] = self._prefix
 
@@ -94,11 +101,16 @@ class GraphEmitter:
         """Add an initializer of the current layer."""
         name = f"{self._prefix}.{hint}"
         array = np.asarray(value, order="C")
-        while name in self.initializers:
-            if numpy_helper.to_array(self.initializers[name]).tobytes() == array.tobytes():
+        made = numpy_helper.from_array(array, name)
+        while name in self.initializers or name in self._shapes:
+            found = self.initializers.get(name)
+            if found is not None and (found.data_type, found.dims, found.raw_data) == (
+                made.data_type, made.dims, made.raw_data,
+            ):  # fmt: skip
                 return name
             name += "_"
-        self.initializers[name] = numpy_helper.from_array(array, name)
+        made.name = name
+        self.initializers[name] = made
         return name
 
     def blob(self, index: int) -> str:

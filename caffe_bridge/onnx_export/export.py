@@ -48,7 +48,7 @@ def _dims(net: Net, dynamic: bool) -> tuple[dict[str, tuple[Dim, ...]], int, boo
     graph, shapes = net.built.graph, net.built.shapes
     static: dict[str, tuple[Dim, ...]] = {v.name: shapes[v.index] for v in graph.values}
     batch = batch_of(net)
-    if not dynamic or batch is None or set(net.inputs) != _entries(net):
+    if not dynamic or not batch or set(net.inputs) != _entries(net):
         return static, batch or 0, False
     other = batch + 1
     doubled: dict[str, Shape] = {name: (other, *shape[1:]) for name, shape in net.inputs.items()}
@@ -107,7 +107,6 @@ def export(
     opset: int = DEFAULT_OPSET,
     dynamic_batch: bool = True,
     outputs: Sequence[str] | None = None,
-    every_blob: bool = False,
 ) -> onnx.ModelProto:
     """State a net in ONNX.
 
@@ -115,8 +114,8 @@ def export(
         net: a net in the TEST phase, with its weights.
         opset: operator set, 13 to the newest.
         dynamic_batch: leave the first axis of the inputs free where the net allows it.
-        outputs: blobs to give out; by default those that no layer reads.
-        every_blob: give out all values (for verification).
+        outputs: blobs to give out; by default those that no layer reads. What they do not need
+            is left out.
 
     Returns:
         A model that passed ``onnx.checker``'s full check with strict shape inference.
@@ -126,45 +125,33 @@ def export(
     """
     _check_opset(opset)
     graph, shapes = net.built.graph, net.built.shapes
-    blobs = graph.blobs()
-    wanted = list(outputs or net.outputs)
-    for name in wanted:
-        if name not in blobs:
-            raise ExportError(
-                f"{net.spec.source}: has no blob '{name}'; blobs are {', '.join(blobs)}."
-            )
+    wanted = _wanted(net, outputs)
     dims, batch, free = _dims(net, dynamic_batch)
     dims.update(_open_dims(net, dims))
     emitter = GraphEmitter(
         opset, {v.name: shapes[v.index] for v in graph.values}, dims, batch, set(wanted)
     )
     inputs: list[str] = []
-    prefixes: dict[str, int] = {}
     for node, layer in zip(graph.nodes, net.built.layers, strict=True):
-        count = prefixes.get(layer.name, 0)
-        prefixes[layer.name] = count + 1
-        emitter.begin(layer, layer.name if not count else f"{layer.name}#{count}")
+        emitter.begin(layer)
         layer.emit(emitter, [v.name for v in node.inputs], [v.name for v in node.outputs])
         emitter.finish()
-        inputs += [v.name for v in node.outputs if v.name not in emitter.defined]
-    wanted = [name for name in wanted if name not in inputs]
-    if not wanted:
-        raise ExportError(f"{net.spec.source}: no output is computed; all are inputs.")
-    made = [v.name for v in graph.values if v.name in emitter.defined and v.name not in inputs]
-    exposed = wanted + [
-        name for name in made if every_blob and name not in wanted and emitter.resolve(name) == name
-    ]
-    read = {name for node in emitter.nodes for name in node.input}
-    inputs = [name for name in inputs if name in read]
+        undefined = [v.name for v in node.outputs if v.name not in emitter.defined]
+        if undefined and not layer.is_input:
+            layer.refuse(f"emits no node that makes {', '.join(undefined)}.")
+        inputs += undefined
+    nodes = _needed(emitter.nodes, wanted)
+    read = {name for node in nodes for name in node.input}
+    made = {name for node in nodes for name in node.output}
     model = helper.make_model(
         helper.make_graph(
-            emitter.nodes,
+            nodes,
             net.spec.name or "net",
-            [emitter.value_info(name) for name in inputs],
-            [emitter.value_info(name) for name in exposed],
-            list(emitter.initializers.values()),
-            value_info=[emitter.value_info(n) for n in made if n not in exposed
-                        and emitter.resolve(n) == n],
+            [emitter.value_info(name) for name in inputs if name in read],
+            [emitter.value_info(name) for name in wanted],
+            [value for name, value in emitter.initializers.items() if name in read],
+            value_info=[emitter.value_info(v.name) for v in graph.values
+                        if v.name in made and v.name not in wanted],
         ),
         opset_imports=[helper.make_opsetid("", opset)],
         producer_name="caffe_bridge",
@@ -174,7 +161,7 @@ def export(
     helper.set_model_props(
         model,
         {
-            "caffe_layers": json.dumps(emitter.node_layers),
+            "caffe_layers": json.dumps({n.name: emitter.node_layers[n.name] for n in nodes}),
             "caffe_net": net.spec.name,
             "dynamic_batch": json.dumps(free),
         },
@@ -183,11 +170,56 @@ def export(
     return model
 
 
-def _check(model: onnx.ModelProto, net: Net) -> None:
-    if model.ByteSize() > _SIZE_LIMIT:
+def _wanted(net: Net, outputs: Sequence[str] | None) -> list[str]:
+    """Names of the blobs to give out."""
+    blobs = net.built.graph.blobs()
+    fed = {name for name, v in blobs.items() if net.built.layers[v.producer].is_input}
+    for name in outputs or ():
+        if name not in blobs:
+            raise ExportError(
+                f"{net.spec.source}: has no blob '{name}'; blobs are {', '.join(blobs)}."
+            )
+        if name in fed:
+            raise ExportError(
+                f"{net.spec.source}: '{name}' is an input, which no layer computes; name another "
+                "blob to give out."
+            )
+    if outputs:
+        return list(dict.fromkeys(outputs))
+    wanted = [name for name in net.outputs if name not in fed]
+    if not wanted:
         raise ExportError(
-            f"{net.spec.source}: the model takes {model.ByteSize()} bytes, more than the 2 GB that "
-            "one ONNX file can hold."
+            f"{net.spec.source}: computes no output; it has {len(blobs)} blobs, all of them inputs."
+        )
+    return wanted
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes on which the wanted values depend, in their order."""
+    needed = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def expose(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an exported model that gives out every value of the net, for verification."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(model.graph.value_info)
+    del copy.graph.value_info[:]
+    return copy
+
+
+def _check(model: onnx.ModelProto, net: Net) -> None:
+    weights = sum(len(value.raw_data) for value in model.graph.initializer)
+    if weights > _SIZE_LIMIT or model.ByteSize() > _SIZE_LIMIT:
+        raise ExportError(
+            f"{net.spec.source}: the weights take {weights} bytes, more than the 2 GB that one "
+            "ONNX file can hold; decompose the net or split it."
         )
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
+from caffe_bridge.pycaffe.batches import BatchMethods
 from caffe_bridge.pycaffe.blob import Blob, ParamBlob
 from caffe_bridge.pycaffe.executor import Executor
 from caffe_bridge.schema import Record
@@ -40,7 +41,7 @@ class LayerView:
         return self._layer.spec.type
 
 
-class Net:
+class Net(BatchMethods):
     """A net with persistent blobs.
 
     Forms: ``Net(prototxt, phase)``, ``Net(prototxt, weights, phase)`` and

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 
 from caffe_bridge.pycaffe.net import Net
+from caffe_bridge.schema import Record
 from caffe_bridge.solver import Solver, read_solver
+from caffe_bridge.solver.lr_policy import current_step, learning_rate
 
 
 class PySolver:
@@ -17,9 +19,12 @@ class PySolver:
     """
 
     def __init__(self, solver_file: str | os.PathLike[str]) -> None:
-        self.engine = Solver(read_solver(solver_file), make_net=Net)
+        self.engine = Solver(self._read(solver_file), make_net=Net)
         self.net: Net = self.engine.net  # type: ignore[assignment]
         self.test_nets: list[Net] = self.engine.test_nets  # type: ignore[assignment]
+
+    def _read(self, solver_file: str | os.PathLike[str]) -> Record:
+        return read_solver(solver_file)
 
     @property
     def iter(self) -> int:
@@ -43,6 +48,26 @@ class PySolver:
     def snapshot(self) -> None:
         """Write caffemodel and solverstate."""
         self.engine.snapshot()
+
+    @property
+    def param(self) -> Record:
+        """The SolverParameter; its fields are attributes, and changes to them take effect."""
+        return self.engine.param
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        engine = self.engine
+        step = current_step(engine.param, engine.iteration, engine.step_index)
+        return learning_rate(engine.param, engine.iteration, step)
+
+    def apply_update(self) -> None:
+        """Update the weights from the gradients that stand in the net."""
+        self.engine.apply_update()
+
+    def share_weights(self, net: Net) -> None:
+        """Let another net use the train net's learnable blobs."""
+        net.share_with(self.net)
 
     def add_callback(self, on_start: Callable[[], None], on_gradient: Callable[[], None]) -> None:
         """Call one function before every iteration, the other when its gradients are ready."""

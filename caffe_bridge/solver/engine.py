@@ -13,20 +13,33 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import SolverError
+from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.force import add_force, check_force
-from caffe_bridge.solver.lr_policy import current_step, learning_rate
+from caffe_bridge.solver.force import check_force, decay_at
+from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
+from caffe_bridge.solver.ranks import Ranks
+from caffe_bridge.solver.resume import (
+    apply_side,
+    check_side,
+    rank_state,
+    read_side,
+    side_path,
+    write_side,
+)
 from caffe_bridge.solver.snapshot import (
     State,
+    check_history,
     read_state,
     restore_history,
     snapshot_paths,
     write_state,
 )
+from caffe_bridge.solver.terms import gradient_terms
+from caffe_bridge.solver.terms.decay import check_regularization
 from caffe_bridge.solver.updates import update_rule
 
 
@@ -63,6 +76,7 @@ class Solver:
         make_net: builds an executor from a spec; the whole-graph one by default.
         device: torch device of the whole-graph executor.
         log: receives glog-like lines.
+        ranks: the processes that train together; this one alone by default.
 
     Raises:
         BridgeError: the solver or its nets are wrong.
@@ -74,14 +88,18 @@ class Solver:
         make_net: Callable[[NetSpec], SolvableNet] = Net,
         device: str = "cpu",
         log: Sink = silent,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.param, self.log = solver, log
+        self.ranks = ranks or Ranks()
+        self.param, self.log = solver, log if self.ranks.rank == 0 else silent
         self.rule = update_rule(solver)
+        check_policy(solver)
+        check_regularization(solver)
         check_force(solver)
         if solver.random_seed >= 0:
             torch.manual_seed(int(solver.random_seed))
         self.net = make_net(train_spec(solver))
-        self.test_nets = [make_net(spec) for spec in test_specs(solver)]
+        self.test_nets = [make_net(s) for s in test_specs(solver)] if self.ranks.rank == 0 else []
         for net in (self.net, *self.test_nets):
             if isinstance(net, Net) and device != "cpu":
                 net.to(device)
@@ -90,7 +108,7 @@ class Solver:
         self._seed_data()
         self.iteration = 0
         self.step_index = 0
-        self.force_decay = float(solver.force_decay)
+        self.terms = gradient_terms(solver, self.net.built)
         self.stop_requested = False
         self.snapshot_requested = False
         self.on_start: list[Callable[[Solver], None]] = []
@@ -103,6 +121,7 @@ class Solver:
         blobs = self.net.learnable
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
+        self.ranks.join(self)
 
     def _seed_data(self) -> None:
         if self.param.random_seed < 0:
@@ -113,6 +132,11 @@ class Solver:
                 if callable(seed):
                     seed(int(self.param.random_seed) + index)
 
+    @property
+    def force_decay(self) -> float:
+        """The strength of the force in the coming iteration."""
+        return decay_at(self.param, self.iteration)
+
     def say(self, message: str, place: str = "solver.cpp:1") -> None:
         """Log one line."""
         self.log(glog_line(message, place))
@@ -120,8 +144,9 @@ class Solver:
     def step(self, iterations: int) -> None:
         """Train for a number of iterations."""
         end = self.iteration + iterations
+        self.recent.clear()
         started, since = time.monotonic(), self.iteration
-        while self.iteration < end and not self.stop_requested:
+        while self.iteration < end and not self.ranks.agreed("stop", self.stop_requested):
             self._clear_gradients()
             if self._test_due():
                 self.test_all()
@@ -143,23 +168,26 @@ class Solver:
             for callback in self.callbacks:
                 callback(self)
             every = int(self.param.snapshot)
-            if (every and self.iteration % every == 0) or self.snapshot_requested:
+            asked = self.ranks.agreed("snapshot", self.snapshot_requested)
+            if (every and self.iteration % every == 0) or asked:
                 self.snapshot_requested = False
                 self.snapshot()
 
     def solve(self) -> None:
         """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
+        every = int(self.param.snapshot)
+        if every or self.param.snapshot_after_train:
+            self._prefix()
         self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
         self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
         self.step(max(0, int(self.param.max_iter) - self.iteration))
-        every = int(self.param.snapshot)
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
-        if self.stop_requested:
+        if self.ranks.agreed("stop", self.stop_requested):
             self.say("Optimization stopped early.", "solver.cpp:295")
             return
         if self.param.display and self.iteration % self.param.display == 0:
-            self.net.evaluate()
+            self.recent.append(self.net.evaluate())
             average = sum(self.recent) / max(1, len(self.recent))
             self.say(f"Iteration {self.iteration}, loss = {average:g}", "solver.cpp:310")
         if self.test_nets and self.iteration % self.param.test_interval == 0:
@@ -173,9 +201,16 @@ class Solver:
         return self.iteration > 0 or bool(self.param.test_initialization)
 
     def _clear_gradients(self) -> None:
-        grads = [b.value.grad for b in self.net.learnable if b.value.grad is not None]
-        if grads:
-            torch._foreach_zero_(grads)
+        # A forgotten gradient is handed over by the backward pass instead of being added to zeros;
+        # only the whole-graph executor makes new ones, and only where no graph is recorded.
+        forget = isinstance(self.net, Net) and not getattr(self.net, "static_gradients", False)
+        for blob in self.net.learnable:
+            if blob.value.grad is None:
+                continue
+            if forget and blob.value.requires_grad:
+                blob.value.grad = None
+            else:
+                blob.value.grad.zero_()
 
     @torch.no_grad()
     def apply_update(self) -> None:
@@ -196,15 +231,13 @@ class Solver:
         self._clip(grads)
         if solver.iter_size > 1:
             torch._foreach_mul_(grads, 1.0 / solver.iter_size)
-        self._decay(weights, grads)
-        if solver.force_iter != -1 and self.iteration >= solver.force_iter:
-            self.force_decay = 0.0
-        if self.force_decay:
-            for blob, grad in zip(blobs, grads, strict=True):
-                add_force(solver, blob, grad, self.force_decay)
+        for term in self.terms:
+            term.add(weights, grads, self.iteration)
         rates = [rate * blob.lr_mult for blob in blobs]
         updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
         torch._foreach_sub_(weights, updates)
+        for term in self.terms:
+            term.project(weights, self.iteration)
 
     def _clip(self, grads: list[Tensor]) -> None:
         limit = self.param.clip_gradients
@@ -216,27 +249,11 @@ class Solver:
                      "sgd_solver.cpp:95")  # fmt: skip
             torch._foreach_mul_(grads, limit / norm)
 
-    def _decay(self, weights: list[Tensor], grads: list[Tensor]) -> None:
-        kind = self.param.regularization_type
-        decays = [self.param.weight_decay * blob.decay_mult for blob in self.net.learnable]
-        if kind not in ("L2", "L1"):
-            raise SolverError(
-                f"{self.param.where()}: regularization_type '{kind}' is not known; use L2 or L1."
-            )
-        active = [i for i, decay in enumerate(decays) if decay]
-        if not active:
-            return
-        chosen = [weights[i] for i in active]
-        source = chosen if kind == "L2" else torch._foreach_sign(chosen)
-        added = torch._foreach_mul(source, [decays[i] for i in active])
-        torch._foreach_add_([grads[i] for i in active], added)
-
     def _display(self, seconds: float, iterations: int) -> None:
         average = sum(self.recent) / max(1, len(self.recent))
-        speed = f" ({iterations / seconds:g} iter/s, {seconds:g}s/{iterations} iters)" if (
-            iterations and seconds > 0
-        ) else " (-nan iter/s, 0s/0 iters)"  # fmt: skip
-        self.say(f"Iteration {self.iteration}{speed}, loss = {average:g}", "solver.cpp:228")
+        rate = iterations / seconds if seconds > 0 else 0.0
+        speed = f"({rate:g} iter/s, {seconds:g}s/{self.param.display} iters)"
+        self.say(f"Iteration {self.iteration} {speed}, loss = {average:g}", "solver.cpp:228")
         for line in self._outputs(self.net, lambda name: self.net.fetch(name)):
             self.say("    Train net output #" + line, "solver.cpp:244")
 
@@ -283,42 +300,73 @@ class Solver:
         return means
 
     def snapshot(self) -> str:
-        """Write caffemodel and solverstate under Caffe's names; returns the state's path.
+        """Write caffemodel, side file and solverstate; returns the solverstate's path.
 
-        The weights are written first: a solverstate always has its caffemodel.
+        Names are Caffe's. The solverstate appears last: with it the snapshot is whole. All ranks
+        call this, rank 0 writes.
 
         Raises:
             SolverError: no snapshot_prefix is set.
         """
-        prefix = self.param.snapshot_prefix
-        if not prefix:
-            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
         use_hdf5 = self.param.snapshot_format == "HDF5"
-        weights, state = snapshot_paths(prefix, self.iteration, use_hdf5)
-        Path(weights).parent.mkdir(parents=True, exist_ok=True)
+        weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
+        everyone = self.ranks.gather(rank_state(self))
+        if everyone is None:
+            return state
+        try:
+            Path(weights).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SolverError(
+                f"{self.param.where()}: cannot make the folder of snapshot_prefix "
+                f"'{self.param.snapshot_prefix}' ({error.strerror})."
+            ) from error
         kind = "HDF5" if use_hdf5 else "binary proto"
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
-        self.net.save(weights)
         history = [h.cpu().numpy() for block in self.history for h in block]
         self.say(f"Snapshotting solver state to {kind} file {state}", "sgd_solver.cpp:273")
-        write_state(state, State(self.iteration, self.step_index, weights, history))
+        with atomic_paths([weights, side_path(state), state]) as (new_weights, new_side, new_state):
+            self.net.save(new_weights)
+            write_side(new_side, self, everyone)
+            write_state(new_state, State(self.iteration, self.step_index, weights, history))
         return state
 
+    def _prefix(self) -> str:
+        if not self.param.snapshot_prefix:
+            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
+        return str(self.param.snapshot_prefix)
+
     @torch.no_grad()
-    def restore(self, path: str | os.PathLike[str]) -> None:
+    def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
         """Resume from a solverstate and the weights that it names.
+
+        Nothing changes unless both fit. Several ranks resume with
+        :func:`caffe_bridge.solver.resume.resume`.
+
+        Args:
+            path: the solverstate.
+            exact: use the side file, if there is one: data and random numbers go on where they
+                were. Caffe starts the data from its beginning.
 
         Raises:
             SolverError: the state belongs to another net or solver type.
+            SchemaError: the state or its weights are missing or damaged.
+            WeightError: the weights do not fit.
         """
         state = read_state(path)
-        restore_history(str(path), state, [h for block in self.history for h in block])
-        self.iteration, self.step_index = state.iteration, state.step
+        history = [h for block in self.history for h in block]
+        check_history(str(path), state, history)
         if state.learned_net:
             self.net.load(_beside(state.learned_net, path))
+        restore_history(state, history)
+        self.iteration, self.step_index = state.iteration, state.step
+        side = side_path(path)
+        if exact and side.is_file():
+            found = read_side(side)
+            check_side(side, self, found)
+            apply_side(side, self, found)
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:
-    """The weights file as recorded, or of that name beside the solverstate when it moved."""
-    moved = Path(state).parent / Path(learned).name
-    return learned if Path(learned).is_file() or not moved.is_file() else str(moved)
+    """The weights file of the recorded name beside the solverstate, else where it was written."""
+    beside = Path(state).parent / Path(learned).name
+    return str(beside) if beside.is_file() else learned

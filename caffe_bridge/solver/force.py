@@ -10,9 +10,17 @@ rows W_i of a weight (num_output, K), r_i = |W_i|, w_i = W_i / r_i and D_ij = |w
     gradient += strength G
 
 tau = 1e-4. The terms in w_i of the pair forces are radial and vanish under the projection, so
-Degradation costs O(n K) and the others one matrix product, instead of the reference's O(n^2 K)
-loops. Distances are computed in float64: in float32 the rounding of 2 - 2 w_i.w_j drowns those
-near tau. Rows with r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
+Degradation costs O(n K). For the others, with the kernel K_ij = 1 / D_ij^p, 0 where D_ij <= tau,
+
+    G = A W,    A_ij = [i = j] sum_k K_ik (w_i . w_k) - r_i K_ij / r_j
+
+so that a force costs two matrix products (the cosines, and A W added to the gradient at once)
+instead of the reference's O(n^2 K) loops. :func:`force_gradient` is float64: in float32 the
+rounding of 2 - 2 w_i.w_j drowns distances near tau, and equal filters feel rounding noise, which
+an adaptive strength blows up. A force of fixed strength in all directions is added with float32
+products as long as no two filters are close: distances below :data:`NEAR` come from the filters'
+difference in float64, and all is float64 once two are nearer than :data:`CLOSE` or many are near.
+Rows with r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
 
 ``force_groups: true`` (ours, off by default) keeps forces inside each group of a grouped
 convolution, which the authors obtained by splitting AlexNet's layers by hand.
@@ -22,13 +30,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from caffe_bridge.errors import SolverError
 from caffe_bridge.net import LearnableBlob
 from caffe_bridge.schema import Record
+from caffe_bridge.solver.rows import grouped_rows, like_weight, same_layout
 
 #: Norms and distances at or below this count as zero (ZERO_THRESHOLD of the reference).
 TAU = 1e-4
+#: Squared distance below which a pair's distance is computed exactly.
+NEAR = 5e-2
+#: Squared distance below which all is computed in float64.
+CLOSE = 1e-4
+#: Near pairs for each filter above which all is computed in float64.
+MANY = 8
 #: Force norm below which an adaptive force is switched off.
 WEAK = 1e-8
 #: Force type -> power of the distance that divides w_j - w_i.
@@ -53,23 +69,65 @@ def force_gradient(weight: Tensor, force_type: str = "Degradation", groups: int 
     """
     if force_type not in POWERS:
         raise SolverError(f"force_type '{force_type}' is not known; use {', '.join(POWERS)}.")
-    power = POWERS[force_type]
-    rows = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
-    rows = rows.double() if power else rows
-    norms = rows.norm(dim=2, keepdim=True)
+    rows = grouped_rows(weight.detach(), groups).double()
+    if POWERS[force_type] == 0:
+        factors, norms, pull = _degradation(rows)
+        return like_weight(rows * factors - norms * pull, weight)
+    rows, matrix = _matrix(rows, POWERS[force_type])
+    return like_weight(matrix @ rows, weight)
+
+
+def _alive(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Norms (groups, n) of the rows, their inverses, and which are above tau; 0 elsewhere."""
+    norms = torch.linalg.vector_norm(rows, dim=2)
     alive = norms > TAU
-    unit = torch.where(alive, rows / norms.clamp_min(TAU), torch.zeros_like(rows))
-    if power == 0:
-        pull = unit.sum(1, keepdim=True)
-    else:
-        square = (2 - 2 * unit @ unit.transpose(1, 2)).clamp_min(0)
-        near = square.sqrt() <= TAU
-        pairs = alive & alive.transpose(1, 2) & ~near
-        kernel = torch.where(pairs, square.clamp_min(TAU**2) ** (-power / 2), 0.0)
-        pull = kernel @ unit
-    radial = (unit * pull).sum(2, keepdim=True) * unit
-    gradient = torch.where(alive, -norms * (pull - radial), torch.zeros_like(rows))
-    return gradient.reshape(weight.shape).to(weight.dtype)
+    zero = torch.zeros_like(norms)
+    return norms.where(alive, zero), (1 / norms.clamp_min(TAU)).where(alive, zero), alive
+
+
+def _degradation(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """F (groups, n, 1), r (groups, n, 1) and M (groups, 1, K) with G = f W - r M."""
+    norms, inverse, _ = _alive(rows)
+    pull = inverse.unsqueeze(1) @ rows
+    factors = (rows @ pull.transpose(1, 2)).mul_(inverse.unsqueeze(2))
+    return factors, norms.unsqueeze(2), pull
+
+
+def _matrix(rows: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """The rows and the A (groups, n, n) with G = A rows, in the precision that is needed."""
+    norms, inverse, alive = _alive(rows)
+    scale = inverse.double()
+    cosine = (rows @ rows.transpose(1, 2)).double() * scale.unsqueeze(2) * scale.unsqueeze(1)
+    square = (2 - 2 * cosine).clamp_min_(0)
+    pairs = alive.unsqueeze(2) & alive.unsqueeze(1)
+    pairs.diagonal(dim1=1, dim2=2).fill_(False)
+    if rows.dtype != torch.float64:
+        group, i, j = (pairs & (square < NEAR)).triu(1).nonzero(as_tuple=True)
+        if len(i) > MANY * rows.shape[1]:
+            return _matrix(rows.double(), power)
+        if len(i):
+            first, second = (functional.normalize(rows[group, k].double(), dim=1) for k in (i, j))
+            exact = (first - second).square().sum(1)
+            if bool(exact.min() < CLOSE):
+                return _matrix(rows.double(), power)
+            square[group, i, j] = square[group, j, i] = exact
+            cosine[group, i, j] = cosine[group, j, i] = 1 - exact / 2
+    pairs &= square > TAU**2
+    kernel = _inverse_power(square, power).where(pairs, torch.zeros_like(square))
+    matrix = -norms.double().unsqueeze(2) * kernel * scale.unsqueeze(1)
+    matrix.diagonal(dim1=1, dim2=2).add_((kernel * cosine).sum(2))
+    return rows, matrix.to(rows.dtype)
+
+
+def _inverse_power(square: Tensor, power: int) -> Tensor:
+    """``1 / sqrt(square)^power``; anything where the square is 0."""
+    return square.rsqrt() if power == 1 else square.pow(-power / 2)
+
+
+def decay_at(solver: Record, iteration: int) -> float:
+    """``force_decay``, 0 from iteration ``force_iter`` on (-1: never)."""
+    ended = solver.force_iter != -1 and iteration >= solver.force_iter
+    return 0.0 if ended else float(solver.force_decay)
 
 
 def check_force(solver: Record) -> None:
@@ -107,7 +165,12 @@ def add_force(solver: Record, blob: LearnableBlob, gradient: Tensor, force_decay
     if local == 0 or blob.value.ndim < 2:
         return
     groups = blob.group if solver.force_groups else 1
-    force = force_gradient(blob.value, solver.force_type, groups)
+    weight = blob.value.detach()
+    plain = solver.force_direction == "all" and solver.force_decay_type == "fixed"
+    if plain and same_layout(gradient, weight):
+        _add_in_place(gradient, weight, POWERS[solver.force_type], groups, local)
+        return
+    force = force_gradient(weight, solver.force_type, groups)
     if solver.force_direction == "same":
         force = torch.where(gradient * force < 0, torch.zeros_like(force), force)
     if solver.force_decay_type == "adaptive":
@@ -116,3 +179,19 @@ def add_force(solver: Record, blob: LearnableBlob, gradient: Tensor, force_decay
         gradient.add_(force * strength)
     else:
         gradient.add_(force, alpha=local)
+
+
+def _add_in_place(
+    gradient: Tensor, weight: Tensor, power: int, groups: int, strength: float
+) -> None:
+    """``gradient += strength G`` without G itself; both have one layout."""
+    target, rows = grouped_rows(gradient, groups), grouped_rows(weight, groups)
+    if power == 0:
+        factors, norms, pull = _degradation(rows)
+        target.addcmul_(rows, factors, value=strength).baddbmm_(norms, pull, alpha=-strength)
+        return
+    rows, matrix = _matrix(rows, power)
+    if rows.dtype == target.dtype:
+        target.baddbmm_(matrix, rows, alpha=strength)
+    else:
+        target.add_((matrix @ rows).to(target.dtype), alpha=strength)

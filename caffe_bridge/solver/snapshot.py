@@ -56,8 +56,8 @@ def read_state(path: str | os.PathLike[str]) -> State:
     return State(record.iter, record.current_step, record.learned_net, history)
 
 
-def restore_history(path: str, state: State, history: list[Tensor]) -> None:
-    """Copy stored history into the solver's tensors.
+def check_history(path: str, state: State, history: list[Tensor]) -> None:
+    """Compare stored history with the solver's tensors.
 
     Raises:
         SolverError: number or shapes differ: the state belongs to another net or solver type.
@@ -73,4 +73,9 @@ def restore_history(path: str, state: State, history: list[Tensor]) -> None:
                 f"{path}: history blob {index} has shape {tuple(stored.shape)}, this solver's has "
                 f"{tuple(mine.shape)}; it was written for another net."
             )
+
+
+def restore_history(state: State, history: list[Tensor]) -> None:
+    """Copy stored history, already checked, into the solver's tensors."""
+    for stored, mine in zip(state.history, history, strict=True):
         mine.copy_(torch.from_numpy(np.ascontiguousarray(stored)))

@@ -1,4 +1,4 @@
-"""The six solvers' updates, in order of complexity (Caffe's solvers/*.cpp).
+"""The six solvers' updates, by complexity (Caffe's solvers/*.cpp).
 
 Each takes the gradients g (decay and force included), the history and the local rates
 lr_i = rate * lr_mult, and returns what is subtracted from the weights. Lists are updated by
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caffe_bridge.errors import SolverError
 from caffe_bridge.schema import Record
+from caffe_bridge.solver.foreach import by_value
 
 Tensors = list[Tensor]
 
@@ -34,7 +35,9 @@ def _sgd(s: Record, g: Tensors, history: list[Tensors], rates: Sequence[float], 
     """H = momentum H + lr_i g; subtract H."""
     (h,) = history
     torch._foreach_mul_(h, s.momentum)
-    torch._foreach_add_(h, torch._foreach_mul(g, list(rates)))
+    for rate, (gradients, targets) in by_value(rates, g, h):
+        # Rounded product first: Caffe's numbers; alpha=rate would fuse multiply and add.
+        torch._foreach_add_(targets, torch._foreach_mul(gradients, rate))
     return h
 
 

@@ -1,10 +1,13 @@
+import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from caffe_bridge.data import Hdf5Source
+from caffe_bridge.data import Hdf5Source, Hdf5Writer
 from caffe_bridge.errors import DataError
 from caffe_bridge.graph import LayerSpec, parse_net
 
@@ -96,3 +99,57 @@ def test_files_must_agree(folder: Path) -> None:
     source = Hdf5Source(layer(folder))
     with pytest.raises(DataError, match=r"b\.h5 has rows of shapes \[\(3,\), \(\)\]"):
         source.next(4)
+
+
+def test_a_writer_adds_rows_and_gives_the_name_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "out.h5"
+    target.write_text("old")
+    writer = Hdf5Writer(target, ("a", "b"), "l")
+    for start in (0, 2):
+        x = np.arange(start, start + 2, dtype=np.float32)
+        writer.append([np.stack([x, -x], 1), x])
+    assert target.read_text() == "old"
+    writer.close()
+    writer.close()
+    with h5py.File(target) as file:
+        np.testing.assert_array_equal(file["a"], [[i, -i] for i in range(4)])
+        np.testing.assert_array_equal(file["b"], range(4))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+    with pytest.raises(DataError, match=r"out\.h5' is closed"):
+        writer.append([x, x])
+
+
+def test_a_writer_that_is_dropped_is_closed(tmp_path: Path) -> None:
+    writer = Hdf5Writer(tmp_path / "out.h5", ("a",), "l")
+    writer.append([np.zeros((2, 3))])
+    del writer
+    gc.collect()
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["a"].shape == (2, 3)
+
+
+def test_a_writer_is_closed_when_python_ends(tmp_path: Path) -> None:
+    code = (
+        "import numpy, sys; from caffe_bridge.data import Hdf5Writer; "
+        "w = Hdf5Writer(sys.argv[1], ('a',), 'l'); w.append([numpy.zeros((2, 3))])"
+    )
+    target = tmp_path / "out.h5"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=True)
+    (tmp_path / "other").touch()
+    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
+    with h5py.File(target) as file:
+        assert file["a"].shape == (2, 3)
+
+
+def test_a_writer_without_rows_leaves_nothing(tmp_path: Path) -> None:
+    Hdf5Writer(tmp_path / "out.h5", ("a",), "l").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"l: '.*out\.h5' cannot be written \(No such file"):
+        Hdf5Writer(tmp_path / "none" / "out.h5", ("a",), "l")
+    writer = Hdf5Writer(tmp_path / "out.h5", ("a",), "l")
+    writer.append([np.zeros((2, 3))])
+    with pytest.raises(DataError, match=r"rows of shape \(4,\) do not fit dataset 'a'"):
+        writer.append([np.zeros((2, 4))])

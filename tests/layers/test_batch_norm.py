@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from caffe_bridge.errors import ShapeError
+from caffe_bridge.errors import ShapeError, WeightError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net
+from caffe_bridge.schema import Record, make_blob, write_binary
 from tests.helpers import check_layer, net_text
 
 MEAN = np.array([0.5, -1.0, 2.0])
@@ -121,3 +124,97 @@ def test_errors() -> None:
     net = Net(parse_net(net_text('type: "BatchNorm"', [(2, 3)], 1)))
     with pytest.raises(ShapeError, match=r"was built for 3 channels, bottom shape is \(2, 4\)"):
         net.layer("l")(torch.zeros(2, 4))
+
+
+SCALE, BIAS = np.array([2.0, -0.5, 1.0]), np.array([0.25, 1.0, -1.0])
+
+
+@pytest.mark.parametrize("text", ["scale_bias: true", "scale_filler { value: 2 }"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (4, 3)])
+@pytest.mark.parametrize("stored", [True, False])
+def test_nvcaffe(text: str, shape: tuple[int, ...], stored: bool) -> None:
+    def reference(x, m, v, w, s, b):
+        unit = (x - channelwise(m, x)) / np.sqrt(channelwise(v, x) + 1e-5)
+        unit = unit if stored else normalise(x)
+        return unit * channelwise(s, x) + channelwise(b, x)
+
+    check_layer(
+        f'type: "BatchNorm" batch_norm_param {{ {text} eps: 1e-7 '
+        f"use_global_stats: {str(stored).lower()} }}",
+        [shape],
+        [shape],
+        reference,
+        blobs=[MEAN, VARIANCE, np.ones(1), SCALE, BIAS],
+        in_place=True,
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_intel(bias: bool, relu: bool) -> None:
+    def reference(x, m, v, w, s, b=np.zeros(3)):  # noqa: B008
+        unit = (x - channelwise(m / w, x)) / np.sqrt(channelwise(v / w, x) + 1e-5)
+        y = unit * channelwise(s, x) + channelwise(b, x)
+        return np.maximum(y, 0) if relu else y
+
+    check_layer(
+        'type: "BatchNorm" batch_norm_param { use_weight_bias: true '
+        f"bias_term: {str(bias).lower()} relu: {str(relu).lower()} }}",
+        [(2, 3, 4, 5)],
+        [(2, 3, 4, 5)],
+        reference,
+        blobs=[*STORED, SCALE, BIAS][: 5 if bias else 4],
+    )
+
+
+@pytest.mark.parametrize("text", ["scale_bias: true", "use_weight_bias: true"])
+def test_scale_and_bias_of_a_vector_and_at_the_start(text: str) -> None:
+    layer = f'type: "BatchNorm" batch_norm_param {{ {text} }}'
+    stored = [np.array([6.0]), np.array([8.0]), np.array([1.0]), np.array([3.0]), np.array([4.0])]
+    check_layer(
+        layer, [(5,)], [(5,)], lambda x, *_: 3 * (x - 6) / np.sqrt(8 + 1e-5) + 4, blobs=stored
+    )
+    net = Net(parse_net(net_text(layer, [(2, 3)], 1), "TRAIN"))
+    assert [b.role for b in net.learnable] == ["statistic"] * 3 + ["weight", "bias"]
+    weight = 1 if "scale_bias" in text else 0
+    assert [float(b.detach().sum()) for b in net.layer("l").blobs] == [0, 0, weight, 3, 0]
+
+
+def test_nvcaffe_keeps_means() -> None:
+    text = 'type: "BatchNorm" batch_norm_param { scale_bias: true moving_average_fraction: 0.75 }'
+    net = Net(parse_net(net_text(text, [(4, 2, 3)], 1), "TRAIN"))
+    rng = np.random.default_rng(0)
+    mean = variance = np.zeros(2)
+    for step in range(4):
+        x = rng.standard_normal((4, 2, 3))
+        net.layer("l")(torch.from_numpy(x.astype(np.float32)))
+        keep = 0.75 if step > 1 else 0.0
+        mean = keep * mean + (1 - keep) * x.mean((0, 2))
+        variance = keep * variance + (1 - keep) * x.var((0, 2))
+    blobs = [blob.detach().numpy() for blob in net.layer("l").blobs]
+    np.testing.assert_allclose(blobs[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(blobs[1], variance, rtol=1e-5)
+    assert blobs[2].item() == 1
+
+
+@pytest.mark.parametrize(("weight", "counts"), [(0.0, 1.0), (2.0, 2.0)])
+def test_a_stored_weight_of_zero_is_one_in_nvcaffe(
+    tmp_path: Path, weight: float, counts: float
+) -> None:
+    record = Record("NetParameter")
+    layer = record.add("layer", name="l", type="BatchNorm")
+    values = [MEAN, VARIANCE, np.array([weight]), SCALE, BIAS]
+    layer.blobs = [make_blob(v.astype(np.float32)) for v in values]
+    file = write_binary(record, tmp_path / "nv.caffemodel")
+    text = 'type: "BatchNorm" batch_norm_param { scale_bias: true }'
+    net = Net(parse_net(net_text(text, [(2, 3, 4)], 1)))
+    net.load(file)
+    assert net.layer("l").blobs[2].item() == counts
+    x = np.ones((2, 3, 4))
+    unit = (x - channelwise(MEAN / counts, x)) / np.sqrt(channelwise(VARIANCE / counts, x) + 1e-5)
+    got = net.layer("l")(torch.ones(2, 3, 4)).detach()
+    want = unit * channelwise(SCALE, x) + channelwise(BIAS, x)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    plain = Net(parse_net(net_text('type: "BatchNorm"', [(2, 3, 4)], 1)))
+    with pytest.raises(WeightError, match="stores 5 blobs for it, the net has 3"):
+        plain.load(file)

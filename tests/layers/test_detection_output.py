@@ -67,7 +67,9 @@ def expected(
             limit = sorted((row[2] for row in mine), reverse=True)[:keep]
             mine = [row for row in mine if row[2] in limit]
         rows += mine
-    return np.array(rows or [[n, *[-1] * 6] for n in range(number)])[None, None]
+    rows = rows or [[n, *[-1] * 6] for n in range(number)]
+    rows += [[0] * 7] * (number * keep - len(rows))
+    return np.array(rows)[None, None]
 
 
 def make(text: str, shared: bool = True, number: int = 3) -> tuple[Net, list[np.ndarray]]:
@@ -103,6 +105,9 @@ def run(net: Net, bottoms: list[np.ndarray]) -> np.ndarray:
         ("background_label_id: -1 keep_top_k: 6", {"background": -1, "keep": 6}),
         ("confidence_threshold: 9", {"least": 9}),
         ("confidence_threshold: 9 keep_top_k: 4", {"least": 9, "keep": 4}),
+        ("confidence_threshold: 9 keep_top_k: 1", {"least": 9, "keep": 1}),
+        ("keep_top_k: 0", {"keep": 0}),
+        ("keep_top_k: 200", {"keep": 200}),
     ],
 )
 @pytest.mark.parametrize("shared", [True, False])
@@ -121,6 +126,14 @@ def test_eta_lowers_the_threshold_and_has_no_onnx() -> None:
     assert run(net, bottoms).shape[2] < run(full, bottoms).shape[2]
     with pytest.raises(ExportError, match=r"lowers the NMS threshold by eta 0\.5"):
         export(net)
+
+
+def test_keep_top_k_states_the_number_of_rows() -> None:
+    net, bottoms = make("keep_top_k: 30")
+    shapes = {f"in{i}": b.shape for i, b in enumerate(bottoms)}
+    assert net.shapes_for(shapes)["out0"] == (1, 1, 90, 7) == run(net, bottoms).shape
+    assert run(net, [bottoms[0][:1], bottoms[1][:1], bottoms[2]]).shape == (1, 1, 30, 7)
+    assert make("")[0].shapes_for(shapes)["out0"] == (1, 1, 1, 7)
 
 
 def test_number_of_rows_is_open_in_onnx() -> None:

@@ -1,0 +1,26 @@
+"""``caffe-bridge parse-log``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from caffe_bridge.cli.common import json_option, print_json, verb
+
+
+@verb("caffe-bridge parse-log train.log tables/")
+@click.argument("log")
+@click.argument("folder", default=".")
+@json_option
+def command(log: str, folder: str, as_json: bool) -> None:
+    """Write the displays and tests of LOG as FOLDER/LOG.train and FOLDER/LOG.test (CSV)."""
+    from caffe_bridge.solver.read_log import read_log_file, write_tables
+
+    found = read_log_file(log)
+    if as_json:
+        print_json({"train": found.train, "test": found.test})
+        return
+    rows = (found.train, found.test)
+    for path, part in zip(write_tables(found, folder, Path(log).name), rows, strict=True):
+        click.echo(f"{path}: {len(part)} rows")

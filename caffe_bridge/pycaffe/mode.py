@@ -1,0 +1,121 @@
+"""Process-wide settings of ``import caffe``: device, seed, several processes, layer types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from caffe_bridge.errors import BackendError
+from caffe_bridge.layers.registry import LAYERS
+from caffe_bridge.log import glog_line, stream_sink
+
+_MESSAGE = (
+    "this interface trains in one process; for several GPUs wrap caffe_bridge.net.Net, a torch "
+    "module, in DistributedDataParallel and start the script with 'torchrun --nproc-per-node N'"
+)
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU, as this interface always does."""
+
+
+def set_mode_gpu() -> None:
+    """Accepted so that scripts run unchanged; persistent blobs stay in the CPU's memory.
+
+    For a GPU train with ``caffe-bridge train --device cuda``, or run converted models.
+    """
+
+
+def set_device(device: int) -> None:
+    """Accepted like :func:`set_mode_gpu`.
+
+    Raises:
+        BackendError: a negative number.
+    """
+    if int(device) < 0:
+        raise BackendError(f"set_device({device}): devices are numbered from 0.")
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed fillers, dropout and everything else that torch draws."""
+    torch.manual_seed(int(seed))
+
+
+def layer_type_list() -> list[str]:
+    """All layer types that nets can use, sorted."""
+    return LAYERS.names()
+
+
+def solver_count() -> int:
+    """Number of processes that train together: 1 in this interface."""
+    return 1
+
+
+def set_solver_count(count: int) -> None:
+    """Only one process is possible.
+
+    Raises:
+        BackendError: more than one; says how to do it.
+    """
+    if int(count) != 1:
+        raise BackendError(f"set_solver_count({count}): {_MESSAGE}.")
+
+
+def solver_rank() -> int:
+    """Number of this process among those that train together: 0."""
+    return 0
+
+
+def set_solver_rank(rank: int) -> None:
+    """Only rank 0 exists.
+
+    Raises:
+        BackendError: another rank; says how to do it.
+    """
+    if int(rank) != 0:
+        raise BackendError(f"set_solver_rank({rank}): {_MESSAGE}.")
+
+
+def set_multiprocess(enabled: bool) -> None:
+    """Only False is possible.
+
+    Raises:
+        BackendError: True; says how to do it.
+    """
+    if enabled:
+        raise BackendError(f"set_multiprocess(True): {_MESSAGE}.")
+
+
+def has_nccl() -> bool:
+    """Whether :class:`NCCL` works: False."""
+    return False
+
+
+class NCCL:
+    """pycaffe's way to train on several GPUs, which does not exist here.
+
+    Raises:
+        BackendError: always; says what to do instead.
+    """
+
+    def __init__(self, *_arguments: Any) -> None:
+        raise BackendError(f"NCCL: {_MESSAGE}.")
+
+    @staticmethod
+    def new_uid() -> str:
+        """Not available.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError(f"NCCL.new_uid: {_MESSAGE}.")
+
+
+def init_log(*_arguments: Any) -> None:
+    """Accepted: nothing logs unless a command asks for it."""
+
+
+def log(message: str) -> None:
+    """Write one line to the error stream in glog's form."""
+    stream_sink()(glog_line(message, "caffe.py:1"))

@@ -1,0 +1,49 @@
+"""What the training loop asks of the processes that train together; here there is only one."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from caffe_bridge.solver.engine import Solver
+
+
+class Ranks:
+    """The one process of an ordinary run; :class:`Team` of distributed.py stands for several.
+
+    ``rank`` is this process's number and ``ranks`` how many there are. Rank 0 alone tests, logs
+    and writes snapshots.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Leave the other ranks, or tell them why this one failed."""
+
+    def join(self, solver: Solver) -> None:
+        """Prepare a new solver for training together."""
+
+    def agreed(self, what: str, mine: bool) -> bool:
+        """Whether some rank asked to ``stop`` or for a ``snapshot``; the same on all ranks."""
+        return mine
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value in the order of the ranks, on rank 0; None elsewhere."""
+        return [value]
+
+    def tell(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        return value
+
+    def copy(self, tensors: list[Tensor]) -> None:
+        """Overwrite tensors by those of rank 0."""

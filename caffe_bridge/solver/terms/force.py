@@ -1,0 +1,38 @@
+"""Force Regularization as a term; the mathematics is in :mod:`caffe_bridge.solver.force`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from caffe_bridge.solver.force import add_force, check_force, decay_at
+from caffe_bridge.solver.terms.base import TERMS, Term
+
+
+@TERMS.register("force")
+class Force(Term):
+    """``force_decay`` times ``force_mult``; ends for good at iteration ``force_iter``."""
+
+    order = 40
+
+    def setup(self) -> None:
+        """Refuse what the reference refuses; list the forced blobs once."""
+        check_force(self.solver)
+        self.forced = [
+            index
+            for index, blob in enumerate(self.blobs)
+            if blob.force_mult and blob.value.ndim >= 2
+        ]
+
+    def active(self) -> bool:
+        """Whether any blob is forced."""
+        return bool(self.forced)
+
+    def add(self, weights: Sequence[Tensor], grads: Sequence[Tensor], iteration: int) -> None:
+        """Add the force; it sees the decay that the gradients already hold."""
+        decay = decay_at(self.solver, iteration)
+        if not decay:
+            return
+        for index in self.forced:
+            add_force(self.solver, self.blobs[index], grads[index], decay)
