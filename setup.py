@@ -38,7 +38,6 @@ setup(
         "protobuf>=4.25",
         "rich>=13",
         "scikit-learn>=1.3",
-        "scipy>=1.10",
         "torch>=2.2",
     ],
     extras_require={
