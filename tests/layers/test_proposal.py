@@ -133,3 +133,25 @@ def test_usual_anchors() -> None:
 def test_errors(text: str, shapes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         Net(parse_net(net_text(f'type: "Proposal" proposal_param {{ {text} }}', shapes, 1), "TEST"))
+
+
+def test_regions_feed_further_layers() -> None:
+    text = f"""
+    layer {{ name: "a" type: "Input" top: "in0" input_param {{ shape {{ dim: 1 dim: 12 dim: 5 dim: 6 }} }} }}
+    layer {{ name: "b" type: "Input" top: "in1" input_param {{ shape {{ dim: 1 dim: 24 dim: 5 dim: 6 }} }} }}
+    layer {{ name: "c" type: "Input" top: "in2" input_param {{ shape {{ dim: 1 dim: 3 }} }} }}
+    layer {{ name: "p" type: "Proposal" bottom: "in0" bottom: "in1" bottom: "in2" top: "rois"
+             proposal_param {{ {TEXT} }} }}
+    layer {{ name: "r" type: "PSROIPooling" bottom: "in0" bottom: "rois" top: "bins"
+             psroi_pooling_param {{ spatial_scale: 0.125 output_dim: 3 group_size: 2 }} }}
+    layer {{ name: "m" type: "Pooling" bottom: "bins" top: "mean"
+             pooling_param {{ pool: AVE kernel_size: 2 }} }}
+    layer {{ name: "i" type: "InnerProduct" bottom: "bins" top: "ip"
+             inner_product_param {{ num_output: 4 weight_filler {{ type: "xavier" }} }} }}
+    layer {{ name: "s" type: "Softmax" bottom: "ip" top: "prob" }}
+    """  # noqa: E501
+    net = Net(parse_net(text, "TEST"))
+    _, bottoms = make("")
+    out = net({f"in{i}": torch.from_numpy(b) for i, b in enumerate(bottoms)})
+    assert out["prob"].shape[0] == out["mean"].shape[0] > 3
+    check_onnx(net, bottoms)
