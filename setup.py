@@ -49,6 +49,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "setuptools>=70.1",
         ],
     },
     entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from caffe_bridge.cli.common import json_option, parse_numbers, print_json, verb
+from caffe_bridge.cli.common import json_option, parse_floats, parse_numbers, print_json, verb
 from caffe_bridge.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def read_mean(text: str | None) -> np.ndarray | None:
 
         mean = np.array(read_blob(text).array())
     else:
-        try:
-            return np.array([float(part) for part in text.replace(",", " ").split()], np.float32)
-        except ValueError:
-            raise BridgeError(f"--mean {text}: give .npy, .binaryproto or numbers.") from None
+        return np.array(parse_floats(text, "--mean"), np.float32)
     return np.asarray(mean, np.float32).reshape(-1, *mean.shape[-2:]).mean((1, 2))
 
 
@@ -92,10 +89,11 @@ def command(
     from caffe_bridge.files import atomic_write
     from caffe_bridge.pycaffe import Classifier
 
-    dims = parse_numbers(image_dims, "--image-dims")
-    if dims and (len(dims) != 2 or min(dims) < 1):
+    dims = parse_numbers(image_dims, "--image-dims") if image_dims else []
+    if dims and len(dims) != 2:
         raise BridgeError(f"--image-dims {image_dims}: write it as HEIGHT,WIDTH.")
-    swap = None if gray else parse_numbers(channel_swap, "--channel-swap") or None
+    swapped = bool(channel_swap) and not gray
+    swap = parse_numbers(channel_swap, "--channel-swap", 0) if swapped else None
     classifier = Classifier(
         net, weights, dims or None, read_mean(mean), input_scale, raw_scale, swap
     )

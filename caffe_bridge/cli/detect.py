@@ -62,7 +62,7 @@ def command(
     from caffe_bridge.files import atomic_write
     from caffe_bridge.pycaffe import Detector
 
-    swap = parse_numbers(channel_swap, "--channel-swap") or None
+    swap = parse_numbers(channel_swap, "--channel-swap", 0) if channel_swap else None
     detector = Detector(net, weights, read_mean(mean), input_scale, raw_scale, swap, context_pad)
     found = detector.detect_windows(read_windows(windows))
     if not found:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from caffe_bridge.graph import Value
+from caffe_bridge.graph import Shape, Value
 from caffe_bridge.net import Built, infer_shapes
 from caffe_bridge.pycaffe.blob import Blob
 
@@ -40,7 +40,22 @@ class Executor:
         self._records: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self.layer_needs, self.bottom_needs = self._needs()
         self._small = self._macs() < SMALL_PASS
+        self._fitting = [[built.shapes[v.index] for v in node.inputs] for node in built.graph.nodes]
         self._restore_loss_diffs()
+
+    def _check_blobs(self, index: int, bottoms: list[Shape]) -> None:
+        """Refuse new bottom shapes that the layer's learnable blobs were not made for."""
+        layer = self.built.layers[index]
+        if bottoms == self._fitting[index]:
+            return
+        wanted = [tuple(spec.shape) for spec in layer.blob_specs(bottoms)]
+        held = [tuple(blob.shape) for blob in layer.blobs]
+        if wanted != held:
+            layer.fail(
+                f"has learnable blobs {held}, bottom shapes {bottoms} would need {wanted}; "
+                "only sizes that leave them alone can change."
+            )
+        self._fitting[index] = bottoms
 
     def _macs(self) -> int:
         """Multiply-accumulates of a forward pass, as far as layers can tell."""
@@ -109,6 +124,8 @@ class Executor:
             for value in node.outputs
         }
         shapes = infer_shapes(self.built.graph, self.built.layers, entries)
+        for node in self.built.graph.nodes:
+            self._check_blobs(node.index, [shapes[value.index] for value in node.inputs])
         for value in self.built.graph.values:
             self.blobs[value.blob].reshape(*shapes[value.index])
         self._small = self._macs() < SMALL_PASS
@@ -136,6 +153,7 @@ class Executor:
 
     def _forward_layer(self, index: int) -> float:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]
+        self._check_blobs(index, [self.blobs[value.blob].shape for value in node.inputs])
         loss = 0.0
         leaves = []
         for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):

@@ -18,7 +18,7 @@ from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
-from caffe_bridge.solver.force import check_force
+from caffe_bridge.solver.force import check_force, decay_at
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.ranks import Ranks
@@ -39,7 +39,8 @@ from caffe_bridge.solver.snapshot import (
     write_state,
 )
 from caffe_bridge.solver.terms import gradient_terms
-from caffe_bridge.solver.updates import check_regularization, update_rule
+from caffe_bridge.solver.terms.decay import check_regularization
+from caffe_bridge.solver.updates import update_rule
 
 
 class SolvableNet(Protocol):
@@ -130,6 +131,11 @@ class Solver:
                 seed = getattr(layer, "seed", None)
                 if callable(seed):
                     seed(int(self.param.random_seed) + index)
+
+    @property
+    def force_decay(self) -> float:
+        """The strength of the force in the coming iteration."""
+        return decay_at(self.param, self.iteration)
 
     def say(self, message: str, place: str = "solver.cpp:1") -> None:
         """Log one line."""
@@ -361,6 +367,6 @@ class Solver:
 
 
 def _beside(learned: str, state: str | os.PathLike[str]) -> str:
-    """The weights file as recorded, or of that name beside the solverstate when it moved."""
-    moved = Path(state).parent / Path(learned).name
-    return learned if Path(learned).is_file() or not moved.is_file() else str(moved)
+    """The weights file of the recorded name beside the solverstate, else where it was written."""
+    beside = Path(state).parent / Path(learned).name
+    return str(beside) if beside.is_file() else learned

@@ -15,11 +15,12 @@ Degradation costs O(n K). For the others, with the kernel K_ij = 1 / D_ij^p, 0 w
     G = A W,    A_ij = [i = j] sum_k K_ik (w_i . w_k) - r_i K_ij / r_j
 
 so that a force costs two matrix products (the cosines, and A W added to the gradient at once)
-instead of the reference's O(n^2 K) loops. Products are float32 as long as no two filters are
-close: rounding of 2 - 2 w_i.w_j drowns small distances. Those of pairs nearer than
-:data:`NEAR` are computed from the filters' difference in float64, and everything is float64 once
-two filters are nearer than :data:`CLOSE` or many are near. Rows with r_i <= tau neither exert nor
-feel a force, as in the reference's CPU code.
+instead of the reference's O(n^2 K) loops. :func:`force_gradient` is float64: in float32 the
+rounding of 2 - 2 w_i.w_j drowns distances near tau, and equal filters feel rounding noise, which
+an adaptive strength blows up. A force of fixed strength in all directions is added with float32
+products as long as no two filters are close: distances below :data:`NEAR` come from the filters'
+difference in float64, and all is float64 once two are nearer than :data:`CLOSE` or many are near.
+Rows with r_i <= tau neither exert nor feel a force, as in the reference's CPU code.
 
 ``force_groups: true`` (ours, off by default) keeps forces inside each group of a grouped
 convolution, which the authors obtained by splitting AlexNet's layers by hand.
@@ -68,7 +69,6 @@ def force_gradient(weight: Tensor, force_type: str = "Degradation", groups: int 
     """
     if force_type not in POWERS:
         raise SolverError(f"force_type '{force_type}' is not known; use {', '.join(POWERS)}.")
-    # All in float64: "adaptive" blows up the noise of equal filters, "same" cuts at signs.
     rows = grouped_rows(weight.detach(), groups).double()
     if POWERS[force_type] == 0:
         factors, norms, pull = _degradation(rows)
@@ -122,6 +122,12 @@ def _matrix(rows: Tensor, power: int) -> tuple[Tensor, Tensor]:
 def _inverse_power(square: Tensor, power: int) -> Tensor:
     """``1 / sqrt(square)^power``; anything where the square is 0."""
     return square.rsqrt() if power == 1 else square.pow(-power / 2)
+
+
+def decay_at(solver: Record, iteration: int) -> float:
+    """``force_decay``, 0 from iteration ``force_iter`` on (-1: never)."""
+    ended = solver.force_iter != -1 and iteration >= solver.force_iter
+    return 0.0 if ended else float(solver.force_decay)
 
 
 def check_force(solver: Record) -> None:

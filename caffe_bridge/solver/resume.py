@@ -178,7 +178,7 @@ def read_side(path: str | os.PathLike[str]) -> dict[str, Any]:
         SolverError: it is damaged or of a later version.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         meta = json.loads(arrays["meta"].tobytes())
         found: dict[str, Any] = _with_arrays(meta, arrays)

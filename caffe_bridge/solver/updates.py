@@ -1,4 +1,4 @@
-"""Weight decay and the six solvers' updates, by complexity (Caffe's solvers/*.cpp).
+"""The six solvers' updates, by complexity (Caffe's solvers/*.cpp).
 
 Each takes the gradients g (decay and force included), the history and the local rates
 lr_i = rate * lr_mult, and returns what is subtracted from the weights. Lists are updated by
@@ -19,19 +19,6 @@ from caffe_bridge.schema import Record
 from caffe_bridge.solver.foreach import by_value
 
 Tensors = list[Tensor]
-
-
-def check_regularization(solver: Record) -> None:
-    """Refuse an unknown kind of weight decay.
-
-    Raises:
-        SolverError: regularization_type is neither L2 nor L1.
-    """
-    if solver.regularization_type not in ("L2", "L1"):
-        raise SolverError(
-            f"{solver.where()}: regularization_type '{solver.regularization_type}' is not known; "
-            "use L2 or L1."
-        )
 
 
 @dataclass(frozen=True)

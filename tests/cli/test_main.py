@@ -15,43 +15,8 @@ from caffe_bridge.cli import common
 from caffe_bridge.cli.main import VERBS, cli, entry, main
 from tests.cli.nets import call
 
-<<<<<<< HEAD
 #: The frozen interface: every verb with its arguments and flags.
 FLAGS = json.loads((Path(__file__).parent / "flags.json").read_text())
-=======
-FLAGS = {
-    "inspect": "net --phase --level --stage --input --json",
-    "init": "net -o --output --seed --json",
-    "run": "net weights --feed --mean --scale --top --save --json",
-    "convert": "net weights -o --output --verify --opset --static --output-blob --batch --seed "
-               "--level --stage --input --json",
-    "verify": "net weights model --batch --tolerance --seed --input --json",
-    "train": "--solver --weights --snapshot --device --log --quiet --json",
-    "test": "--model --weights --iterations --level --stage --json",
-    "ranks": "net weights --energy --layer --fc --rule --json",
-    "decompose": "net weights -o --output --energy --ranks --config --plan --method --except --fc "
-                 "--hdf5 --onnx --no-onnx --json",
-    "bench": "models --batch --threads --device --seed --quick --layers --no-layers --save "
-             "--markdown --json",
-    "draw": "net target --rankdir --phase --level --stage",
-    "classify": "net weights pictures --labels --mean --image-dims --raw-scale --input-scale "
-                "--channel-swap --center-only --gray --top -o --output --json",
-    "detect": "net weights windows target --labels --mean --raw-scale --input-scale "
-              "--channel-swap --context-pad",
-    "py": "--force script arguments",
-    "upgrade-net": "source target",
-    "upgrade-solver": "source target",
-    "convert-weights": "source target --net",
-    "convert-imageset": "root list_file target --backend --resize-height --resize-width --gray "
-                        "--encoded --encode-type --check-size --shuffle --seed --json",
-    "compute-image-mean": "database target --backend --json",
-    "extract-features": "weights net blobs targets batches backend --json",
-    "dataset": "name source target --backend",
-    "parse-log": "log folder --json",
-    "plot-log": "logs -o --output --y --x --log-scale",
-    "demo": "folder --seed --force-type --force-decay --scale --quick",
-}  # fmt: skip
->>>>>>> e1
 
 
 def command(verb: str) -> click.Command:

@@ -34,7 +34,7 @@ def built(proto: object) -> caffe.Net:
 
 def test_lenet_can_be_built() -> None:
     proto = lenet().to_proto()
-    assert [layer.name for layer in proto.layer][0] == "data"
+    assert proto.layer[0].name == "data"
     relu = next(layer for layer in proto.layer if layer.name == "relu1")
     assert list(relu.top) == list(relu.bottom) == ["ip1"]
     assert proto.layer[2].pooling_param.pool == P.Pooling.MAX

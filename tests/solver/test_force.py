@@ -132,7 +132,7 @@ def test_direction_and_strength(kind: str, direction: str, strength: str, decay:
         force = np.where(given * force < 0, 0.0, force)
     local = 0.5 * decay
     if strength == "adaptive":
-        local *= np.linalg.norm(given) / np.linalg.norm(force)
+        local *= float(np.linalg.norm(given) / np.linalg.norm(force))
     text = f"force_type: '{kind}' force_direction: '{direction}' force_decay_type: '{strength}'"
     got = forced(text, blob_of(weight, force_mult=0.5), given, decay)
     close(got, given + local * force)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffe_bridge.errors import SolverError
-from caffe_bridge.schema import parse_text
+from caffe_bridge.schema import Record, parse_text
 from caffe_bridge.solver import learning_rate
 from caffe_bridge.solver.lr_policy import POLICIES, check_policy, current_step
 from tests.solver.tiny import solver
@@ -28,7 +28,7 @@ CASES = [
 ]
 
 
-def policy(text: str) -> object:
+def policy(text: str) -> Record:
     return parse_text(f"base_lr: 0.01 {text}", "SolverParameter", "s.prototxt")
 
 

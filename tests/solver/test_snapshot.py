@@ -38,7 +38,7 @@ def test_names_of_caffe() -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_state_round_trip(tmp_path: Path, form: str) -> None:
     path = tmp_path / ("s.solverstate" + (".h5" if form == "HDF5" else ""))
-    history = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([1e-30, -4]), np.ones((1,))]
+    history = [np.arange(6.0).reshape(2, 3), np.array([2.0**-90, -4.0]), np.ones(1)]
     write_state(path, State(12, 3, "w.caffemodel", history))
     state = read_state(path)
     assert (state.iteration, state.step, state.learned_net) == (12, 3, "w.caffemodel")
@@ -217,19 +217,18 @@ def test_weights_of_another_net(tmp_path: Path) -> None:
         other.restore(state)
 
 
-CAFFE = sorted(p.parent.name for p in (GOLDEN / "solvers").glob("*/snap_iter_8.solverstate"))
+CAFFE = sorted(
+    f"{p.parent.name}/{p.name}" for p in (GOLDEN / "solvers").glob("*/snap_iter_8.solverstate*")
+)
 
 
 @pytest.mark.golden
 @pytest.mark.skipif(not CAFFE, reason="needs snapshots written by a real Caffe")
-@pytest.mark.parametrize("form", ["", ".h5"])
-@pytest.mark.parametrize("name", CAFFE or ["none"])
-def test_resume_from_caffe(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = GOLDEN / "solvers" / name / f"snap_iter_8.solverstate{form}"
-    if not path.is_file():
-        pytest.skip("Caffe wrote this one in the other format only")
+@pytest.mark.parametrize("file", CAFFE or ["none"])
+def test_resume_from_caffe(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = GOLDEN / "solvers" / file
     monkeypatch.chdir(GOLDEN / "solvers")
-    trained = Solver(read_solver(Path(name) / "solver.prototxt"))
+    trained = Solver(read_solver(path.parent / "solver.prototxt"))
     trained.restore(path)
     assert trained.iteration == 8
     want = np.load(path.parent / "trace.npz")
@@ -239,10 +238,12 @@ def test_resume_from_caffe(name: str, form: str, monkeypatch: pytest.MonkeyPatch
     ):
         np.testing.assert_array_equal(mine.numpy(), stored)
     trained.step(int(want["iters"]) - 8)
+    adaptive = trained.param.type in ("AdaGrad", "RMSProp", "Adam")
     for blob in trained.net.learnable:
         expected = torch.from_numpy(want[f"resumed/{blob.layer}/{blob.index}"])
-        if blob.layer in ("conv2", "bn2"):
-            # The bias before BatchNorm has a zero gradient: what Caffe adds up is its rounding.
+        if adaptive and (blob.layer, blob.index) in (("conv2", 1), ("bn2", 0)):
+            # The bias before BatchNorm has a zero gradient: dividing by its size, these updates
+            # add up the rounding of Caffe's BLAS, which the mean after it then holds.
             continue
         torch.testing.assert_close(
             blob.value.detach(), expected.reshape(blob.value.shape), rtol=2e-3, atol=1e-4

@@ -49,7 +49,8 @@ def write_net(folder: Path, rows: int = 6) -> Path:
 def parameters(folder: Path, text: str = "", rows: int = 6) -> Record:
     """SolverParameter for the tiny net with the given fields added."""
     net = write_net(folder, rows)
-    common = f"net: '{net}' random_seed: 5 snapshot_prefix: '{folder / 'snap'}' "
+    common = f"net: '{net}' snapshot_prefix: '{folder / 'snap'}' "
+    common += "" if "random_seed" in text else "random_seed: 5 "
     policy = "" if "lr_policy" in text else "lr_policy: 'fixed' "
     rate = "" if "base_lr" in text else "base_lr: 0.1 "
     return parse_text(common + policy + rate + text, "SolverParameter", "solver.prototxt")

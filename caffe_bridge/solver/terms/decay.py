@@ -7,9 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from caffe_bridge.errors import SolverError
+from caffe_bridge.schema import Record
 from caffe_bridge.solver.foreach import by_value
 from caffe_bridge.solver.terms.base import TERMS, Term
-from caffe_bridge.solver.updates import check_regularization
+
+
+def check_regularization(solver: Record) -> None:
+    """Refuse an unknown kind of weight decay.
+
+    Raises:
+        SolverError: regularization_type is neither L2 nor L1.
+    """
+    if solver.regularization_type not in ("L2", "L1"):
+        raise SolverError(
+            f"{solver.where()}: regularization_type '{solver.regularization_type}' is not known; "
+            "use L2 or L1."
+        )
 
 
 @TERMS.register("weight_decay")

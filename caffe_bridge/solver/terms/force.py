@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from caffe_bridge.solver.force import add_force, check_force
+from caffe_bridge.solver.force import add_force, check_force, decay_at
 from caffe_bridge.solver.terms.base import TERMS, Term
 
 
@@ -31,9 +31,8 @@ class Force(Term):
 
     def add(self, weights: Sequence[Tensor], grads: Sequence[Tensor], iteration: int) -> None:
         """Add the force; it sees the decay that the gradients already hold."""
-        ends = int(self.solver.force_iter)
-        decay = float(self.solver.force_decay)
-        if not decay or (ends != -1 and iteration >= ends):
+        decay = decay_at(self.solver, iteration)
+        if not decay:
             return
         for index in self.forced:
             add_force(self.solver, self.blobs[index], grads[index], decay)

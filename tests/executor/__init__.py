@@ -1,0 +1,1 @@
+"""Tests of caffe_bridge.pycaffe."""
