@@ -38,7 +38,6 @@ setup(
         "protobuf>=4.25",
         "rich>=13",
         "scikit-learn>=1.3",
-        "scipy>=1.10",
         "torch>=2.2",
     ],
     extras_require={
@@ -50,6 +49,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "setuptools>=70.1",
         ],
     },
     entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},

@@ -24,7 +24,7 @@ from pathlib import Path
 from caffe_bridge.errors import BridgeError, SchemaError
 from caffe_bridge.graph import load_net
 from caffe_bridge.layers.registry import LAYERS
-from caffe_bridge.net.inspect import APPROXIMATED, LayerReport, NetReport, inspect
+from caffe_bridge.net.inspect import APPROXIMATED, NO_SHAPES, LayerReport, NetReport, inspect
 from caffe_bridge.schema import prototxt_kind
 from caffe_bridge.schema.kind import NET, SOLVER
 from caffe_bridge.solver.inspect import inspect_solver
@@ -64,10 +64,9 @@ def _plain(text: str, folder: Path) -> str:
 def _layer_reason(layer: LayerReport) -> tuple[str, str]:
     if layer.type not in LAYERS:
         return TYPE, layer.type
-    if layer.type == "Python":
+    if layer.type == "Python" and "user's code " in layer.reason:
         return CODE, layer.reason.partition("user's code ")[2].partition(",")[0] or layer.type
-    text = f"{layer.name} ({layer.type}), line {layer.line}: {layer.reason}"
-    return (OWN, text) if layer.bottoms else (DATA, text)
+    return (OWN if layer.bottoms else DATA), layer.reason
 
 
 def _net_reasons(report: NetReport) -> list[tuple[str, str]]:
@@ -75,7 +74,7 @@ def _net_reasons(report: NetReport) -> list[tuple[str, str]]:
     found = [_layer_reason(layer) for layer in report.unsupported]
     first = [reason for reason in found if reason[0] not in (OWN,)]
     own = [(OWN, problem) for problem in report.problems]
-    own += [reason for reason in found if reason[0] == OWN]
+    own += [reason for reason in found if reason[0] == OWN and reason[1] != NO_SHAPES]
     return list(dict.fromkeys(first)) or own[:1]
 
 

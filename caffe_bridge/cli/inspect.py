@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from caffe_bridge.errors import SchemaError
 
 if TYPE_CHECKING:
     from caffe_bridge.net.inspect import NetReport
-    from caffe_bridge.solver.inspect import SolverReport
 
 
 @verb("caffe-bridge inspect solvers/alexnet/deploy.prototxt")
@@ -68,30 +68,35 @@ def command(
 
 
 def _show(report: NetReport, title: str) -> None:
+    from caffe_bridge.net.inspect import APPROXIMATED, NO_SHAPES
+
     table = Table(title=f"{title} ({report.phase})", box=None)
     for name in ("layer", "type", "tops", "shape", "parameters", "MACs", "status"):
         table.add_column(name, justify="right" if name in ("parameters", "MACs") else "left")
     for layer in report.layers:
         shapes = " ".join("x".join(map(str, s)) for s in layer.shapes)
+        status = "no shape" if layer.reason == NO_SHAPES else layer.status
         table.add_row(
             layer.name, layer.type, " ".join(layer.tops), shapes,
-            human(layer.parameters), human(layer.macs),
-            layer.status + (f": {layer.reason}" if layer.reason else ""),
+            human(layer.parameters), human(layer.macs), status,
         )  # fmt: skip
     out = console()
     out.print(table)
     total = sum(layer.parameters for layer in report.layers)
     macs = sum(layer.macs or 0 for layer in report.layers)
     out.print(f"{len(report.layers)} layers, {total:,} parameters, {macs:,} MACs")
-    _print_rest(report)
+    for layer in report.layers:
+        if layer.status == APPROXIMATED:
+            click.echo(f"approximated: {layer.reason}")
+    refused = [layer.reason for layer in report.unsupported if layer.reason != NO_SHAPES]
+    _print_rest([*report.problems, *refused], report.unknown)
 
 
-def _print_rest(report: NetReport | SolverReport) -> None:
-    out = console()
-    for problem in report.problems:
-        out.print(f"problem: {problem}")
-    for path, line in report.unknown:
-        out.print(f"unknown field kept: {path}{f' (line {line})' if line else ''}")
+def _print_rest(problems: Sequence[str], unknown: Sequence[tuple[str, int]]) -> None:
+    for problem in problems:
+        click.echo(f"problem: {problem}")
+    for path, line in unknown:
+        click.echo(f"unknown field kept: {path}{f' (line {line})' if line else ''}")
 
 
 def _solver(path: str, as_json: bool) -> int:
@@ -101,10 +106,9 @@ def _solver(path: str, as_json: bool) -> int:
     if as_json:
         print_json({**asdict(report), "supported": report.supported})
         return 0 if report.supported else 1
-    out = console()
-    out.print(f"{path}: solver {report.type}, lr_policy {report.lr_policy}, "
-              f"{report.max_iter} iterations")  # fmt: skip
+    click.echo(f"{path}: solver {report.type}, lr_policy {report.lr_policy}, "
+               f"{report.max_iter} iterations")  # fmt: skip
     for net in report.nets:
-        out.print(f"net: {net}{' (no such file)' if net in report.missing else ''}")
-    _print_rest(report)
+        click.echo(f"net: {net}{' (no such file)' if net in report.missing else ''}")
+    _print_rest(report.problems, report.unknown)
     return 0 if report.supported else 1

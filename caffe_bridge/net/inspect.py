@@ -20,14 +20,16 @@ APPROXIMATED = "approximated"
 #: It cannot be run.
 UNSUPPORTED = "unsupported"
 
+#: The reason of a layer that only suffers from an earlier layer's.
+NO_SHAPES = "its bottoms' shapes are unknown"
+
 
 @dataclass(frozen=True)
 class LayerReport:
     """One layer: shapes of its tops, learnable numbers, MACs, and whether it can be run.
 
     ``macs`` is None when unknown; ``shapes`` is empty when they cannot be found. ``status`` is
-    "exact", "approximated" or "unsupported", the last two with a ``reason``. ``line`` is the line
-    in the file, 0 when unknown.
+    "exact", "approximated" or "unsupported", the last two with a ``reason``.
     """
 
     name: str
@@ -39,7 +41,6 @@ class LayerReport:
     macs: int | None
     status: str
     reason: str
-    line: int
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ def _describe(
     macs: int | None = None,
 ) -> LayerReport:  # fmt: skip
     shapes = tuple(tuple(int(size) for size in shape) for shape in made)
-    reason = reason.removeprefix(f"{spec.label()}: ")
     return LayerReport(spec.name, spec.type, spec.bottoms, spec.tops, shapes, parameters, macs,
-                       status, reason, spec.record.line)  # fmt: skip
+                       status, reason)  # fmt: skip
 
 
 def _ignored(spec: LayerSpec) -> tuple[str, str]:
@@ -105,7 +105,7 @@ def _ignored(spec: LayerSpec) -> tuple[str, str]:
     if not names:
         return EXACT, ""
     verb = "is unknown and has" if len(names) == 1 else "are unknown and have"
-    return APPROXIMATED, f"{', '.join(names)} {verb} no effect."
+    return APPROXIMATED, f"{spec.label()}: {', '.join(names)} {verb} no effect."
 
 
 def _stood_in(spec: LayerSpec, stand_in: StandIn) -> LayerReport:
@@ -136,14 +136,10 @@ def _report(
         return _stood_in(spec, stand_in)
     try:
         layer = layer_class(spec)(spec, phase)
-        unknown = [value.blob for value in node.inputs if value.index not in shapes]
-        if unknown:
-            names = ", ".join(f"'{name}'" for name in unknown)
-            return _describe(spec, UNSUPPORTED, f"{spec.label()}: no shape is known for {names}.")
+        if any(value.index not in shapes for value in node.inputs):
+            return _describe(spec, UNSUPPORTED, NO_SHAPES)
         bottoms = [shapes[value.index] for value in node.inputs]
         made = layer.infer(bottoms)
-        if len(made) != len(node.outputs):
-            layer.fail(f"makes {len(made)} tops but names {len(node.outputs)}.")
         parameters = sum(math.prod(blob.shape) for blob in layer.blob_specs(bottoms))
         macs = layer.macs(bottoms)
     except BridgeError as error:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from caffe_bridge.errors import BridgeError, UnsupportedDataError
+from caffe_bridge.errors import BackendError, BridgeError, DataError, UnsupportedDataError
 from caffe_bridge.graph import Graph, LayerSpec, NetSpec, Node, Shape
-from caffe_bridge.layers.registry import LAYERS, layer_class
+from caffe_bridge.layers.registry import layer_class
 from caffe_bridge.schema import Record
 
 #: Word in the source's or net's name -> channels, height and width of its images.
@@ -35,8 +35,8 @@ _SIZE = re.compile(r"(?<!\d)(\d{2,4})[xX](\d{2,4})(?!\d)")
 class StandIn:
     """What stands for a data layer: the shapes of its tops, and why it is not used itself.
 
-    ``supported`` is False when not the source is missing but the layer itself is unknown or asks
-    for something that is not supported.
+    ``supported`` is False when not the source is missing but the layer itself is unknown, wrong, or
+    asks for something that is not supported. A Python layer's source is code that is not run.
     """
 
     shapes: list[Shape]
@@ -52,7 +52,10 @@ def find(spec: NetSpec) -> dict[int, StandIn]:
             continue
         problem = _problem(layer, spec.state.phase)
         if problem is not None:
-            supported = layer.type in LAYERS and not isinstance(problem, UnsupportedDataError)
+            supported = layer.type == "Python" or (
+                isinstance(problem, DataError | BackendError | OSError)
+                and not isinstance(problem, UnsupportedDataError)
+            )
             shapes = [_guess(spec, layer, position) for position in range(len(layer.tops))]
             found[index] = StandIn(shapes, str(problem), supported)
     return found

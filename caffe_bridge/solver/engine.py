@@ -127,6 +127,7 @@ class Solver:
         if isinstance(self.net, Net):
             self.net.keep_diffs = bool(solver.debug_info)
         self.loss = 0.0
+        self.resumed = False
         self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
         self.test_results: list[dict[str, float]] = []
         self.test_iteration = -1
@@ -156,7 +157,9 @@ class Solver:
     def step(self, iterations: int) -> None:
         """Train for a number of iterations."""
         end = self.iteration + iterations
-        self.recent.clear()
+        if not self.resumed:
+            self.recent.clear()
+        self.resumed = False
         started, since = time.monotonic(), self.iteration
         while self.iteration < end and not self.ranks.agreed("stop", self.stop_requested):
             self._clear_gradients()
@@ -365,8 +368,8 @@ class Solver:
     def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
         """Resume from a solverstate and the weights that it names.
 
-        Nothing changes unless both fit. Several ranks resume with
-        :func:`caffe_bridge.solver.resume.resume`.
+        Nothing changes unless both fit; a side file of another run is found out afterwards.
+        Several ranks resume with :func:`caffe_bridge.solver.resume.resume`.
 
         Args:
             path: the solverstate.
@@ -381,13 +384,13 @@ class Solver:
         state = read_state(path)
         history = [h for block in self.history for h in block]
         check_history(str(path), state, history)
+        side = side_path(path)
+        found = read_side(side) if exact and side.is_file() else None
         if state.learned_net:
             self.net.load(weights_beside(state.learned_net, path))
         restore_history(state, history)
         self.iteration, self.step_index = state.iteration, state.step
         self.last_snapshot = os.fspath(path)
-        side = side_path(path)
-        if exact and side.is_file():
-            found = read_side(side)
+        if found is not None:
             check_side(side, self, found)
             apply_side(side, self, found)

@@ -1,132 +1,130 @@
-"""Describing a net before it is built."""
+"""What inspect says of every layer, and what stands for data layers without a source."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from caffe_bridge.graph import parse_net
-from caffe_bridge.net import build
-from caffe_bridge.net.inspect import APPROXIMATED, EXACT, UNSUPPORTED, NetReport, inspect
+from caffe_bridge.net.inspect import NO_SHAPES, NetReport, inspect
+from tests.shared import SHARED, needs_shared
 
-INPUT = (
-    'name: "n" layer { name: "data" type: "Input" top: "data" '
-    "input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n"
-)
-CONV = (
-    'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" '
-    "convolution_param { num_output: 6 kernel_size: 3 pad: 1 } }\n"
-)
-FC = (
-    'layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" '
-    "inner_product_param { num_output: 10 } }\n"
-)
-LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }\n'
+DATA = """layer {{ name: "d" type: "{kind}" top: "data" top: "label" {params} }}
+layer {{ name: "c" type: "Convolution" bottom: "data" top: "c"
+  convolution_param {{ num_output: 4 kernel_size: 3 }} }}
+layer {{ name: "ip" type: "InnerProduct" bottom: "c" top: "ip"
+  inner_product_param {{ num_output: 7 }} }}
+layer {{ name: "loss" type: "{loss}" bottom: "ip" bottom: "label" top: "loss" }}"""
 
 
-def report(text: str, phase: str = "TEST") -> NetReport:
-    return inspect(parse_net(text, phase, "net.prototxt"))
+def report_of(text: str, phase: str = "TEST", source: str = "net.prototxt") -> NetReport:
+    return inspect(parse_net(text, phase, source))
 
 
-def test_shapes_parameters_and_macs() -> None:
-    found = report(INPUT + CONV + FC)
-    assert found.name == "n"
-    assert found.supported
-    data, conv, ip = found.layers
-    assert (data.shapes, data.parameters, data.macs) == (((2, 3, 8, 8),), 0, 0)
-    assert (conv.bottoms, conv.tops) == (("data",), ("conv",))
-    assert conv.shapes == ((2, 6, 8, 8),)
-    assert conv.parameters == 6 * 3 * 9 + 6
-    assert conv.macs == 2 * 6 * 64 * 27
-    assert (ip.shapes, ip.parameters, ip.macs) == (((2, 10),), 10 * 384 + 10, 2 * 10 * 384)
+def data_net(params: str, kind: str = "Data", loss: str = "SoftmaxWithLoss") -> NetReport:
+    return report_of(DATA.format(kind=kind, params=params, loss=loss))
 
 
-def test_it_counts_what_the_built_net_has() -> None:
-    spec = parse_net(INPUT + CONV + FC)
-    built = build(spec)
-    assert sum(layer.parameters for layer in inspect(spec).layers) == sum(
-        blob.value.numel() for blob in built.learnable
-    )
-    shapes = [shape for layer in inspect(spec).layers for shape in layer.shapes]
-    assert shapes == [built.shapes[value.index] for value in built.graph.values]
+@pytest.mark.parametrize(
+    ("kind", "params", "shape"),
+    [
+        ("Data", 'data_param { source: "mnist_lmdb" batch_size: 8 }', (8, 1, 28, 28)),
+        ("Data", 'data_param { source: "cifar10/x" batch_size: 2 }', (2, 3, 32, 32)),
+        ("Data", 'data_param { source: "ilsvrc12_lmdb" batch_size: 2 }', (2, 3, 256, 256)),
+        ("Data", 'data_param { source: "x" batch_size: 5 }', (5, 3, 224, 224)),
+        ("Data", 'transform_param { crop_size: 40 } data_param { source: "x" batch_size: 5 }',
+         (5, 3, 40, 40)),
+        ("Data", 'transform_param { mean_file: "no" } data_param { source: "x" batch_size: 1 }',
+         (1, 3, 224, 224)),
+        ("ImageData", 'image_data_param { source: "x" new_height: 20 new_width: 30 }',
+         (1, 3, 20, 30)),
+        ("ImageData", 'image_data_param { source: "x" is_color: false }', (1, 1, 224, 224)),
+        ("ImageData", 'image_data_param { source: "faces-112X96.txt" batch_size: 3 }',
+         (3, 3, 112, 96)),
+        ("HDF5Data", 'hdf5_data_param { source: "x" batch_size: 6 }', (6, 3, 224, 224)),
+    ],
+)  # fmt: skip
+def test_stand_ins(kind: str, params: str, shape: tuple[int, ...]) -> None:
+    report = data_net(params, kind)
+    assert report.supported
+    data = report.layers[0]
+    assert data.status == "approximated"
+    assert data.shapes == (shape, (shape[0],))
+    assert data.reason.startswith(f"d ({kind}) at net.prototxt:1: ")
+    assert "Stood in for by " + "x".join(map(str, shape)) in data.reason
+    assert [layer.status for layer in report.layers[1:]] == ["exact"] * 3
 
 
-def test_unknown_types_are_reported_and_what_follows_has_no_shapes() -> None:
-    found = report(INPUT + CONV.replace("Convolution", "Convolucion") + FC)
-    assert not found.supported
-    assert found.problems == ()
-    data, conv, ip = found.layers
-    assert (data.status, data.reason) == (EXACT, "")
-    assert conv.status == ip.status == UNSUPPORTED
-    assert "'Convolucion' is not known. Did you mean Convolution" in conv.reason
-    assert conv.line == 2
-    assert ip.reason == "no shape is known for 'conv'."
-    assert ip.shapes == ()
+def test_labels_take_the_shape_that_their_loss_needs() -> None:
+    params = 'data_param { source: "mnist" batch_size: 4 }'
+    assert data_net(params, loss="EuclideanLoss").layers[0].shapes[1] == (4, 7)
+    assert data_net(params, loss="SigmoidCrossEntropyLoss").layers[0].shapes[1] == (4, 7)
 
 
-def test_broken_shapes_are_reported() -> None:
-    found = report(INPUT + CONV.replace("kernel_size: 3", "kernel_size: 30") + FC)
-    assert not found.supported
-    assert "kernel (30, 30) with pad (1, 1) does not fit" in found.layers[1].reason
+def test_a_pair_in_the_channels_is_found_by_its_slice() -> None:
+    report = report_of("""
+layer { name: "p" type: "Data" top: "pair" data_param { source: "mnist" batch_size: 4 } }
+layer { name: "s" type: "Slice" bottom: "pair" top: "a" top: "b" slice_param { slice_point: 1 } }
+""")
+    assert report.supported
+    assert report.layers[0].shapes == ((4, 2, 28, 28),)
+    assert report.layers[1].shapes == ((4, 1, 28, 28),) * 2
 
 
-def test_a_wrong_number_of_tops_is_reported() -> None:
-    text = INPUT + CONV.replace('top: "conv"', 'top: "conv" top: "more"')
-    assert "has 1 bottoms and 2 tops" in report(text).layers[1].reason
+def test_what_only_a_fork_has_is_unsupported_but_has_a_shape() -> None:
+    params = 'transform_param { color_order: RGB } data_param { source: "x" batch_size: 2 }'
+    report = data_net(params)
+    assert not report.supported
+    assert [layer.status for layer in report.layers] == ["unsupported"] + ["exact"] * 3
+    assert "color_order" in report.unsupported[0].reason
 
 
-def test_slices_that_do_not_divide() -> None:
-    text = INPUT + 'layer { name: "s" type: "Slice" bottom: "data" top: "a" top: "b" }'
-    assert report(text).layers[1].status == UNSUPPORTED
-    assert "3" in report(text).layers[1].reason
+def test_a_data_layer_that_is_wrong_itself_is_unsupported() -> None:
+    report = data_net('data_param { source: "mnist" }')
+    assert not report.supported
+    assert "batch_size is 0" in report.unsupported[0].reason
 
 
-def test_broken_wiring_is_a_problem_of_the_net() -> None:
-    found = report(INPUT + CONV + FC.replace('bottom: "conv"', 'bottom: "cone"'))
-    assert not found.supported
-    (problem,) = found.problems
-    assert "'cone' is made by no earlier layer" in problem
-    assert [layer.name for layer in found.layers] == ["data", "conv", "ip"]
-    assert all(layer.shapes == () and layer.macs is None for layer in found.layers)
+def test_unknown_types_and_what_follows_from_them() -> None:
+    report = report_of("""
+layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
+layer { name: "odd" type: "NoSuchLayer" bottom: "x" top: "y" }
+layer { name: "r" type: "ReLU" bottom: "y" top: "z" }
+""")
+    assert [layer.status for layer in report.layers] == ["exact", "unsupported", "unsupported"]
+    assert report.layers[1].reason.startswith("odd (NoSuchLayer) at net.prototxt:3: ")
+    assert report.layers[2].reason == NO_SHAPES
 
 
-def test_data_that_is_not_here_is_stood_in_for() -> None:
-    text = (
-        'layer { name: "data" type: "Data" top: "data" top: "label" '
-        'data_param { source: "nowhere" batch_size: 2 backend: LMDB } }\n'
-    )
-    found = report(text + CONV + FC + LOSS)
-    assert found.supported
-    assert found.layers[0].status == APPROXIMATED
-    assert "nowhere" in found.layers[0].reason
-    assert "Stood in for by" in found.layers[0].reason
-    assert all(layer.shapes for layer in found.layers)
+def test_a_field_without_effect_makes_a_layer_approximated() -> None:
+    report = report_of("""
+layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
+layer { name: "r" type: "ReLU" bottom: "x" top: "x" strange: 3 }
+""")
+    assert report.supported
+    assert report.layers[1].status == "approximated"
+    assert report.layers[1].reason.endswith("'strange' (line 3) is unknown and has no effect.")
 
 
-def test_unknown_fields_are_listed_with_their_lines() -> None:
-    found = report(INPUT + CONV.replace("pad: 1", "pad: 1 paddle: 2") + "extra: 3")
-    assert found.supported
-    assert set(found.unknown) == {
-        ("layer[conv].convolution_param.paddle", 2), ("extra", 3),
-    }  # fmt: skip
+def test_wiring_is_a_problem_of_the_net() -> None:
+    report = report_of('layer { name: "r" type: "ReLU" bottom: "x" top: "y" }')
+    assert not report.supported
+    assert "made by no earlier layer" in report.problems[0]
+    assert [layer.status for layer in report.layers] == ["exact"]
 
 
-def test_losses_get_their_automatic_top() -> None:
-    label = INPUT.removeprefix('name: "n" ').replace('"data"', '"label"')
-    label = label.replace("dim: 3 dim: 8 dim: 8", "")
-    found = report(INPUT + label + CONV + FC + LOSS.replace(' top: "loss"', ""))
-    assert found.supported
-    assert found.layers[-1].shapes == ((),)
+def test_a_phase_without_layers_is_a_problem() -> None:
+    text = 'layer { name: "d" type: "Input" top: "d" include { phase: TRAIN } }'
+    assert "has no layers in the TEST phase" in report_of(text).problems[0]
 
 
-def test_unknown_macs_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    from caffe_bridge.layers.convolution import Convolution
-
-    monkeypatch.setattr(Convolution, "macs", lambda _self, _shapes: None)
-    assert report(INPUT + CONV).layers[1].macs is None
-
-
-def test_phases() -> None:
-    text = INPUT + CONV + 'layer { name: "d" type: "Dropout" bottom: "conv" top: "conv" ' \
-        "include { phase: TRAIN } }"  # fmt: skip
-    assert [layer.name for layer in report(text).layers] == ["data", "conv"]
-    assert [layer.name for layer in report(text, "TRAIN").layers] == ["data", "conv", "d"]
+@needs_shared
+def test_a_real_training_net() -> None:
+    path = Path("BVLC+caffe/examples/mnist/lenet_train_test.prototxt")
+    text = (SHARED / "prototxt" / path).read_text()
+    for phase, batch in (("TRAIN", 64), ("TEST", 100)):
+        report = report_of(text, phase)
+        assert report.supported
+        assert report.layers[0].shapes == ((batch, 1, 28, 28), (batch,))
+        assert sum(layer.parameters for layer in report.layers) == 431_080
