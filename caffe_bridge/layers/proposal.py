@@ -103,7 +103,7 @@ class Proposal(Layer):
                 f"a cell give scores (N, {2 * count}, H, W), deltas (N, {4 * count}, H, W) and "
                 "image sizes (N, 3)."
             )
-        return [(scores[0], 5), (scores[0], 1)][: len(self.spec.tops)]
+        return [(scores[0], width) for width in (5, 1)[: len(self.spec.tops)]]
 
     def anchors(self, height: int, width: int) -> np.ndarray:
         """Anchors (H W A, 4) of all cells: x1, y1, x2, y2 in pixels."""
