@@ -24,6 +24,7 @@ VERBS = {
     "train": ("train", "Train with a solver prototxt."),
     "test": ("test", "Score a trained model on its test data."),
     "ranks": ("ranks", "Show the rank of every layer at a given energy."),
+    "plan": ("plan", "Choose forms and ranks by measured time, for a speed-up or a budget."),
     "decompose": ("decompose", "Decompose layers to low rank; write prototxt, weights and ONNX."),
     "bench": ("bench", "Time ONNX files against each other in onnxruntime."),
     "draw": ("draw", "Draw a net: SVG, PNG, PDF or DOT."),

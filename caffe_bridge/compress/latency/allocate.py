@@ -75,9 +75,7 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: float) -> tuple[Ch
     Returns:
         The choice, and whether it fits the budget; where nothing does, the fastest choice.
     """
-    fastest = {
-        layer: min(found, key=lambda o: (o.ms, o.error)) for layer, found in options.items()
-    }
+    fastest = {layer: min(found, key=lambda o: (o.ms, o.error)) for layer, found in options.items()}
     if total_ms(fastest) > budget:
         return fastest, False
     best = _priced(options, 0.0)

@@ -102,9 +102,7 @@ def time_net(net: Net, batch: int, threads: int, device: str = "cpu", cold: bool
     """
     sweep = np.zeros(_SWEEP_BYTES // 4, np.float32) if cold else None
     with tempfile.TemporaryDirectory() as folder:
-        made = make_session(
-            convert(net, Path(folder) / "layer.onnx"), threads, device, batch=batch
-        )
+        made = make_session(convert(net, Path(folder) / "layer.onnx"), threads, device, batch=batch)
         once = max(_median(made, 2, None) / 1e3, 1e-6)
         runs = 3 if cold else int(min(max(_BLOCK_SECONDS / once, 3), 8 * _RUNS))
         best = math.inf
