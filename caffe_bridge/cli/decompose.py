@@ -55,9 +55,19 @@ def _check_usage() -> None:
         name for name in context.params
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }  # fmt: skip
-    if len(given & {"energy", "ranks", "config", "plan_path"}) != 1:
-        raise click.UsageError("give exactly one of --energy, --ranks, --config and --plan.")
+    if len(given & {"energy", "ranks", "config", "plan_path", "target_speedup"}) != 1:
+        raise click.UsageError(
+            "give exactly one of --energy, --ranks, --config, --plan and --target-speedup."
+        )
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    if "target_speedup" in given:
+        for name in given & {"method", "except_path", "fc", "rule", "align"}:
+            raise click.UsageError(
+                f"--{name.removesuffix('_path')} has no effect with --target-speedup; use "
+                "'caffe-bridge plan' and change its plan."
+            )
+    for name in given & {"threads", "batch"} if "target_speedup" not in given else ():
+        raise click.UsageError(f"--{name} has no effect without --target-speedup.")
     for name, option in idle.items():
         if "plan_path" in given and name in given:
             raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
@@ -82,6 +92,12 @@ def _check_usage() -> None:
     help="JSON file layer -> rank (as config_iccv.json), or -> object with method, rank or energy.",
 )
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
+@click.option("--target-speedup", type=float,
+              help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="Threads of one operator, for --target-speedup.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+              help="Images of one run, for --target-speedup.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
               help="Decomposition of layers for which --config names none.")  # fmt: skip
 @click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
@@ -96,7 +112,8 @@ def _check_usage() -> None:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, method: str, rule: str, align: str | None,
+    config: str | None, plan_path: str | None, target_speedup: float | None, threads: int,
+    batch: int, method: str, rule: str, align: str | None,
     except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -112,6 +129,11 @@ def command(
         config, ranks = ranks, None
     if plan_path:
         plan = load_plan(plan_path)
+    elif target_speedup is not None:
+        from caffe_bridge.cli.plan import make_timed_plan
+
+        plan = make_timed_plan(net, weights, target_speedup=target_speedup, threads=threads,
+                               batch=batch, quiet=as_json)  # fmt: skip
     else:
         plan = make_plan(
             net, weights, energy=energy,

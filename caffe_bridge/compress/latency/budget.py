@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from caffe_bridge.bench import machine_info
-from caffe_bridge.compress.decompose import Rank, decomposition
+from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
 from caffe_bridge.compress.latency.allocate import (
     Choice,
     Option,
@@ -51,6 +53,7 @@ MARGIN = 0.03
 TOLERANCE = 0.07
 _CORRECTIONS = 3
 _GENEROUS = 1.12
+_LARGE = 1024
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,23 @@ class Request:
         return wanted
 
 
+def _spectrum(target: Target, method: Decomposition) -> list[np.ndarray]:
+    """Eigenvalues of every group; of large fully connected layers without their vectors."""
+    if not target.is_fc or min(target.weight.shape) < _LARGE:
+        return method.spectrum(target.blob, target.group)
+    # Single precision blurs only eigenvalues far below those that any rank leaves out.
+    matrix = target.weight.astype(np.float32)
+    matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    values = np.linalg.eigvalsh(matrix @ matrix.T)[::-1]
+    return [np.clip(values.astype(np.float64), 0.0, None)]
+
+
 def _lost(target: Target, form: Form, spectra: dict[str, Any]) -> float:
     """The share of the energy that a form loses; for tucker the bound from its two spectra."""
     method = form.method
     if isinstance(form.rank, int):
         if method.name not in spectra:
-            spectra[method.name] = method.spectrum(target.blob, target.group)
+            spectra[method.name] = _spectrum(target, method)
         return (
             method.predicted_error(target.blob, form.rank, target.group, spectra[method.name]) ** 2
         )
@@ -107,16 +121,17 @@ def _lost(target: Target, form: Form, spectra: dict[str, Any]) -> float:
     return min(lost, 1.0)
 
 
-def _options(target: Target, times: LayerTimes) -> list[Option]:
+def _options(target: Target, times: LayerTimes, spectra: dict[str, Any]) -> list[Option]:
     found = [Option(times.whole_ms, 0.0)]
-    spectra: dict[str, Any] = {}
     for form, ms in times.forms:
         if ms <= times.whole_ms * (1.0 - MARGIN):
             found.append(Option(ms, _lost(target, form, spectra), form))
     return found
 
 
-def _entry(target: Target, option: Option, times: LayerTimes) -> LayerPlan:
+def _entry(
+    target: Target, option: Option, times: LayerTimes, spectra: Mapping[str, Any]
+) -> LayerPlan:
     before = shown(times.whole_ms)
     if option.what is None:
         best = times.fastest()
@@ -131,7 +146,8 @@ def _entry(target: Target, option: Option, times: LayerTimes) -> LayerPlan:
             reason = "the budget holds without it"
         return LayerPlan(target.name, WHOLE, reason=reason, ms_before=before, ms_after=before)
     reason = f"measured {times.whole_ms:.3g} -> {option.ms:.3g} ms"
-    made = fitted(target, option.what.method, option.what.rank, reason)
+    method, rank = option.what.method, option.what.rank
+    made = fitted(target, method, rank, reason, spectra.get(method.name))
     return replace(made, ms_before=before, ms_after=shown(option.ms))
 
 
@@ -242,7 +258,8 @@ def plan_for_time(
         block=request.block or machine_info().channel_block, methods=request.methods,
         progress=progress,
     )  # fmt: skip
-    options = {name: _options(target, table[name]) for name, target in targets.items()}
+    spectra: dict[str, dict[str, Any]] = {name: {} for name in targets}
+    options = {n: _options(target, table[n], spectra[n]) for n, target in targets.items()}
     before = measure_nets(whole, None, request.batch, request.threads, request.device).before_ms
     target = request.target(before)
     say(f"whole net: {before:.3f} ms, {sum(t.whole_ms for t in table.values()):.3f} in its layers")
@@ -261,7 +278,7 @@ def plan_for_time(
     for name, what in found.items():
         if name in targets:
             picked = best.choice[name] if best else options[name][0]
-            entry = _entry(targets[name], picked, table[name])
+            entry = _entry(targets[name], picked, table[name], spectra[name])
             if best is None and entry.reason == "the budget holds without it":
                 entry = replace(entry, reason=verdict)
             entries.append(entry)
