@@ -92,15 +92,24 @@ def _check_usage() -> None:
         name for name in context.params
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }  # fmt: skip
-    if len(given & {"energy", "ranks", "config", "plan_path", "budget"}) != 1:
+    if len(given & {"energy", "ranks", "config", "plan_path", "budget", "target_speedup"}) != 1:
         raise click.UsageError(
-            "give exactly one of --energy, --ranks, --config, --plan and --budget."
+            "give exactly one of --energy, --ranks, --config, --plan, --budget and "
+            "--target-speedup."
         )
     for name in {"method", "rule"} & given if "budget" in given else ():
         raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
     if "batches" in given and "calibrate" not in given:
         raise click.UsageError("--batches has no effect without --calibrate.")
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    if "target_speedup" in given:
+        for name in given & {"method", "except_path", "fc", "rule", "align"}:
+            raise click.UsageError(
+                f"--{name.removesuffix('_path')} has no effect with --target-speedup; use "
+                "'caffe-bridge plan' and change its plan."
+            )
+    for name in given & {"threads", "batch"} if "target_speedup" not in given else ():
+        raise click.UsageError(f"--{name} has no effect without --target-speedup.")
     for name, option in idle.items():
         if "plan_path" in given and name in given:
             raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
@@ -130,6 +139,12 @@ def _check_usage() -> None:
 @click.option("--calibrate", metavar="NPZ|data",
               help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
 @click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
+@click.option("--target-speedup", type=float,
+              help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="Threads of one operator, for --target-speedup.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+              help="Images of one run, for --target-speedup.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
               help="Decomposition of layers for which --config names none.")  # fmt: skip
 @click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
@@ -145,7 +160,8 @@ def _check_usage() -> None:
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
     config: str | None, plan_path: str | None, budget: str | None, calibrate: str | None,
-    batches: int, method: str, rule: str, align: str | None,
+    batches: int, target_speedup: float | None, threads: int, batch: int, method: str, rule: str,
+    align: str | None,
     except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -164,6 +180,11 @@ def command(
     elif budget:
         excepted = _read_json(except_path, list, "list") if except_path else []
         plan = _budget_plan(net, weights, budget, excepted, fc, _block(align))
+    elif target_speedup is not None:
+        from caffe_bridge.cli.plan import make_timed_plan
+
+        plan = make_timed_plan(net, weights, target_speedup=target_speedup, threads=threads,
+                               batch=batch, quiet=as_json)  # fmt: skip
     else:
         plan = make_plan(
             net, weights, energy=energy,

@@ -27,6 +27,7 @@ VERBS = {
     "time": ("time", "Time every layer of a net forward and backward."),
     "device_query": ("device_query", "Show the processors on which nets can run."),
     "ranks": ("ranks", "Show the rank of every layer at a given energy."),
+    "plan": ("plan", "Choose forms and ranks by measured time, for a speed-up or a budget."),
     "decompose": ("decompose", "Decompose layers to low rank; write prototxt, weights and ONNX."),
     "bench": ("bench", "Time ONNX files against each other in onnxruntime."),
     "draw": ("draw", "Draw a net: SVG, PNG, PDF or DOT."),
