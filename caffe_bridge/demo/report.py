@@ -15,8 +15,8 @@ from caffe_bridge.bench.report import (
     layer_rows,
     load_json,
 )
-from caffe_bridge.demo.figures import BLUE, GREY, RED, curves, latency_bars, rank_bars
-from caffe_bridge.demo.stages import write_json
+from caffe_bridge.experiment.figures import BLUE, GREY, RED, curves, latency_bars, rank_bars
+from caffe_bridge.experiment.stages import write_json
 from caffe_bridge.files import atomic_write
 from caffe_bridge.net import Net
 
