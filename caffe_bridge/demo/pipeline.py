@@ -8,8 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from caffe_bridge import __version__
 from caffe_bridge.bench.compare import compare
 from caffe_bridge.bench.report import to_json
@@ -17,9 +15,7 @@ from caffe_bridge.compress import make_plan, rank_table, rewrite
 from caffe_bridge.demo.digits import write_digits
 from caffe_bridge.experiment.stages import Stage
 from caffe_bridge.experiment.train import Progress, score, train
-from caffe_bridge.graph import net_spec, read_net
-from caffe_bridge.graph.spec import NetState
-from caffe_bridge.log import stream_sink
+from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export import export, save
 from caffe_bridge.onnx_export.verify import verify
@@ -28,10 +24,8 @@ from caffe_bridge.schema import (
     load_weights,
     parse_text,
     save_weights,
-    upgrade_solver,
     write_text,
 )
-from caffe_bridge.solver import Solver
 
 FORCED = ("conv1", "conv2", "conv3")
 NETS = ("baseline", "force")
