@@ -252,7 +252,7 @@ class Reproduction:
             tuned = results[key_of(f"{_FINETUNED}_{name}", seed)]
             folder = results[f"decompose_s{seed}"]["nets"][name]["folder"]
             files[name.replace("@", "_at_")] = (f"{folder}/{DEPLOY}", tuned["weights"])
-        made = {}
+        made: Results = {}
         for name, (net, weights) in files.items():
             model = Net(net, "TEST", weights=weights)
             check = verify(model, seed=seed)

@@ -43,7 +43,8 @@ def meets(row: dict[str, Any], tolerance: float, drop: float = 0.3) -> bool:
     return bool(row["loss"] <= tolerance + 1e-9 and row["drop"] >= drop)
 
 
-def _points(mean: float, deviation: float, count: int) -> str:
+def _points(value: tuple[float, float], count: int) -> str:
+    mean, deviation = value
     return f"{mean:.2%}" + (f" ± {deviation * 100:.2f}" if count > 1 else "")
 
 
@@ -60,16 +61,17 @@ def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
         count = len(row["seeds"])
         cells.append([
             row["name"].replace("_", " "), str(count),
-            _points(row["accuracy"], row["accuracy_spread"], count), f"{-row['loss'] * 100:+.2f}",
+            _points((row["accuracy"], row["accuracy_spread"]), count), f"{-row['loss'] * 100:+.2f}",
             *("/".join(map(str, row["ranks"][x])) for x in layers),
-            _points(row["ratio"], row["ratio_spread"], count), f"{row['drop']:.0%}",
+            _points((row["ratio"], row["ratio_spread"]), count), f"{row['drop']:.0%}",
         ])  # fmt: skip
     return head, cells
 
 
 def tuned_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     """One row for each low-rank net: accuracy as decomposed and after fine-tuning."""
-    results, rows = document["results"], []
+    results = document["results"]
+    rows: list[dict[str, Any]] = []
     for name in document["variants"]:
         stem = name.replace("@", "_at_")
         nets = [results[f"decompose_s{seed}"]["nets"][name] for seed in document["seeds"]]
@@ -98,7 +100,7 @@ def tuned_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     cells = [
         [variant_title(row["name"]),
          "; ".join("/".join(str(r) for r in ranks.values()) for ranks in row["ranks"]),
-         f"{row['parameters']:,}", _points(*row["before"], count), _points(*row["after"], count)]
+         f"{row['parameters']:,}", _points(row["before"], count), _points(row["after"], count)]
         for row in tuned_rows(document)
     ]  # fmt: skip
     return head, cells
