@@ -23,6 +23,7 @@ setup(
         "caffe_bridge": ["py.typed"],
         "caffe_bridge.schema": ["caffe.desc"],
         "caffe_bridge.demo": ["*.prototxt", "*.j2"],
+        "caffe_bridge.experiment": ["*.j2"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -44,6 +44,7 @@ VERBS = {
     "parse-log": ("parse_log", "Training log to CSV tables."),
     "plot-log": ("plot_log", "Plot training logs."),
     "demo": ("demo", "The whole journey on real handwritten digits, with a report."),
+    "reproduce": ("reproduce", "Experiments of the paper: sweep, decompose, time, report."),
 }
 
 
