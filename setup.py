@@ -23,6 +23,7 @@ setup(
         "caffe_bridge": ["py.typed"],
         "caffe_bridge.schema": ["caffe.desc"],
         "caffe_bridge.demo": ["*.prototxt", "*.j2"],
+        "caffe_bridge.experiment": ["*.j2"],
     },
     python_requires=">=3.10",
     install_requires=[
@@ -38,11 +39,11 @@ setup(
         "protobuf>=4.25",
         "rich>=13",
         "scikit-learn>=1.3",
-        "scipy>=1.10",
         "torch>=2.2",
     ],
     extras_require={
         "leveldb": ["plyvel>=1.5"],
+        "tensorboard": ["tensorboard>=2.10"],
         "dev": [
             "grpcio-tools>=1.60",
             "mypy>=1.10",

@@ -28,7 +28,7 @@ def command(
     """
     from caffe_bridge.demo.pipeline import Journey, Settings
     from caffe_bridge.demo.report import write_report
-    from caffe_bridge.demo.stages import inside, run_stages
+    from caffe_bridge.experiment.stages import inside, run_stages
 
     default = Settings()
     settings = Settings(

@@ -8,17 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from caffe_bridge import __version__
 from caffe_bridge.bench.compare import compare
 from caffe_bridge.bench.report import to_json
 from caffe_bridge.compress import make_plan, rank_table, rewrite
 from caffe_bridge.demo.digits import write_digits
-from caffe_bridge.demo.stages import Stage
-from caffe_bridge.graph import net_spec, read_net
-from caffe_bridge.graph.spec import NetState
-from caffe_bridge.log import stream_sink
+from caffe_bridge.experiment.stages import Stage
+from caffe_bridge.experiment.train import Progress, score, train
+from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export import export, save
 from caffe_bridge.onnx_export.verify import verify
@@ -27,13 +24,9 @@ from caffe_bridge.schema import (
     load_weights,
     parse_text,
     save_weights,
-    upgrade_solver,
     write_text,
 )
-from caffe_bridge.solver import Solver
 
-#: Called with (title, finished, total, loss) while a net trains.
-Progress = Callable[[str, int, int, float], None]
 FORCED = ("conv1", "conv2", "conv3")
 NETS = ("baseline", "force")
 
@@ -104,40 +97,7 @@ class Journey:
         return {**sizes, "headline": f"{train} digits to train, {test} to test"}
 
     def _train(self, title: str, folder: str, solver: Record, weights: str) -> dict[str, Any]:
-        Path(folder).mkdir(exist_ok=True)
-        write_text(solver, f"{folder}/solver.prototxt")
-        text = Path(f"{folder}/solver.prototxt").read_text(encoding="utf-8")
-        torch.set_num_threads(1)
-        losses: list[tuple[int, float]] = []
-        scores: list[tuple[int, float]] = []
-        with Path(f"{folder}/train.log").open("w", encoding="utf-8") as log:
-            engine = Solver(
-                upgrade_solver(parse_text(text, "SolverParameter", f"{folder}/solver.prototxt")),
-                log=stream_sink(log),
-            )
-            if weights:
-                engine.net.load(weights)
-            total = int(engine.param.max_iter)
-            window: list[float] = []
-
-            def follow(solver: Solver) -> None:
-                window.append(solver.loss)
-                if solver.iteration % max(1, total // 100) == 0:
-                    losses.append((solver.iteration, sum(window) / len(window)))
-                    window.clear()
-                    self.progress(title, solver.iteration, total, solver.loss)
-                if solver.test_results and (not scores or scores[-1][0] != solver.test_iteration):
-                    scores.append((solver.test_iteration, solver.test_results[0]["accuracy"]))
-
-            engine.callbacks.append(follow)
-            engine.solve()
-        accuracy = engine.test_results[0]["accuracy"]
-        scores.append((total, accuracy))
-        return {
-            "weights": f"{folder}/net_iter_{total}.caffemodel", "accuracy": accuracy,
-            "losses": losses, "accuracies": scores, "iterations": total,
-            "headline": f"test accuracy {accuracy:.2%}",
-        }  # fmt: skip
+        return train(title, folder, solver, weights, self.progress)
 
     def baseline(self, _results: dict[str, Any]) -> dict[str, Any]:
         """From the fillers."""
@@ -200,7 +160,7 @@ class Journey:
             made[name] = {
                 "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
                 "whole": {e.layer: e.reason for e in plan.layers if e.whole},
-                "accuracy": _score(folder / "train_test.prototxt", folder / "lowrank.caffemodel"),
+                "accuracy": score(folder / "train_test.prototxt", folder / "lowrank.caffemodel", 5),
             }
         text = ", ".join(f"{n} {m['accuracy']:.2%}" for n, m in made.items())
         return {"nets": made, "headline": f"accuracy before fine-tuning: {text}"}
@@ -251,14 +211,3 @@ class Journey:
 def _bench_headline(measured: Any) -> str:
     parts = [f"{m.name} {m.stats.median_ms:.2f} ms" for m in measured.models]
     return ", ".join(parts)
-
-
-def _score(net: Path, weights: Path, batches: int = 5) -> float:
-    """Mean test accuracy over the test set."""
-    spec = net_spec(read_net(net), NetState("TEST"))
-    model = Net(spec, weights=weights)
-    total = 0.0
-    for _ in range(batches):
-        model.evaluate()
-        total += float(model.fetch("accuracy"))
-    return total / batches

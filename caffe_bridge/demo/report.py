@@ -15,8 +15,8 @@ from caffe_bridge.bench.report import (
     layer_rows,
     load_json,
 )
-from caffe_bridge.demo.figures import BLUE, GREY, RED, curves, latency_bars, rank_bars
-from caffe_bridge.demo.stages import write_json
+from caffe_bridge.experiment.figures import BLUE, GREY, RED, curves, latency_bars, rank_bars
+from caffe_bridge.experiment.stages import write_json
 from caffe_bridge.files import atomic_write
 from caffe_bridge.net import Net
 
@@ -122,7 +122,9 @@ def write_report(results: dict[str, Any], settings: dict[str, Any]) -> Path:
         tiles=_tiles(results, bench),
         accuracies=_accuracy_rows(results),
         one_digit=f"{100 / results['data']['test_lmdb']:.1f}",
-        rank_bars=_safe(rank_bars(tables, settings["energy"])),
+        rank_bars=_safe(
+            rank_bars({k: tables[k] for k in ("baseline", "force")}, settings["energy"])
+        ),
         ranks=[{"layer": name, "full": tables["baseline"][name]["full"],
                 **{key: tables[key][name]["rank"] for key in tables}} for name in layers],
         mean={key: f"{value:.1f}" for key, value in mean.items()},

@@ -60,17 +60,17 @@ def test_written_files_are_caffe_s(demo: Path) -> None:
 
 
 def test_a_second_run_does_nothing_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (demo / "stages" / "02_baseline.json").stat().st_mtime_ns
+    before = (demo / "stages" / "baseline.json").stat().st_mtime_ns
     assert main(["demo", str(demo), *ARGUMENTS]) == 0
     assert capsys.readouterr().out.count("already done") == 10
-    assert (demo / "stages" / "02_baseline.json").stat().st_mtime_ns == before
+    assert (demo / "stages" / "baseline.json").stat().st_mtime_ns == before
 
 
 def test_a_lost_stage_and_all_after_it_are_done_again(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     want = numbers(demo)
-    (demo / "stages" / "04_force.json").unlink()
+    (demo / "stages" / "force.json").unlink()
     assert main(["demo", str(demo), *ARGUMENTS]) == 0
     assert capsys.readouterr().out.count("already done") == 3
     got = numbers(demo)

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,21 @@ Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: its key, what to tell the user, and the work."""
+    """One step.
+
+    Attributes:
+        name: key of its result, and name of its file in ``stages/``.
+        title: what the user is told.
+        work: makes the result.
+        settings: what changes this stage's result beside the settings of the whole run.
+        needs: stages whose results it uses; all earlier ones when None.
+    """
 
     name: str
     title: str
     work: Work
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] | None = None
 
 
 @contextmanager
@@ -54,20 +64,33 @@ def write_json(path: Path, value: Any) -> None:
         stream.write((json.dumps(value, indent=1) + "\n").encode())
 
 
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _file(name: str) -> Path:
+    return Path("stages") / f"{name}.json"
+
+
 def run_stages(
     stages: list[Stage], settings: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Run stages in the current folder; results of finished ones are taken from ``stages/``.
 
-    A stage is done again when the settings, the version of its inputs, or an earlier stage
-    changed. Returns the results of all stages by name.
+    A stage is done again when the settings, its own settings, or a stage that it needs changed.
+    Returns the results of all stages by name.
     """
     Path("stages").mkdir(exist_ok=True)
+    needs = {
+        stage.name: stage.needs if stage.needs is not None else tuple(s.name for s in stages[:i])
+        for i, stage in enumerate(stages)
+    }
     results: dict[str, Any] = {}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    keys: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
-        key = hashlib.sha256(f"{key}/{stage.name}".encode()).hexdigest()
-        path = Path("stages") / f"{number:02d}_{stage.name}.json"
+        before = [keys[name] for name in needs[stage.name]]
+        key = keys[stage.name] = _digest(settings, stage.name, dict(stage.settings), before)
+        path = _file(stage.name)
         stored = _load(path, key)
         head = f"[{number}/{len(stages)}] {stage.title}"
         if stored is not None:
@@ -75,9 +98,13 @@ def run_stages(
             results[stage.name] = stored["result"]
             continue
         say(f"{head} ...")
-        for later in Path("stages").glob("*.json"):
-            if int(later.name[:2]) >= number:
-                later.unlink()
+        # What rests on the old result goes first: a run that is cut off leaves nothing stale.
+        stale = {stage.name}
+        for later in stages[number:]:
+            if stale & set(needs[later.name]):
+                stale.add(later.name)
+        for name in stale:
+            _file(name).unlink(missing_ok=True)
         started = time.monotonic()
         result = stage.work(results)
         seconds = time.monotonic() - started
@@ -85,3 +112,12 @@ def run_stages(
         results[stage.name] = json.loads(json.dumps(result))
         say(f"{head}: {result.get('headline', 'done')} ({seconds:.1f} s)")
     return results
+
+
+def stage_seconds(stages: list[Stage]) -> dict[str, float]:
+    """Wall-clock seconds of every finished stage, by name."""
+    return {
+        stage.name: json.loads(_file(stage.name).read_text(encoding="utf-8"))["seconds"]
+        for stage in stages
+        if _file(stage.name).exists()
+    }

@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG text that stands in the page itself."""
+"""Pictures of the reports, as SVG text that stands in the page itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from caffe_bridge.bench.report import BenchResult
 
 GREY, BLUE, RED, GREEN = "#c9ced6", "#3b6fb6", "#d1495b", "#4f9d69"
+DARK = "#555555"
+#: Colours of series in their order; the first is for what the others are compared with.
+COLOURS = (GREY, BLUE, RED, GREEN, "#8a63b3", "#c98b2b", "#2b9aa8")
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "svg.fonttype": "none", "svg.hashsalt": "caffe_bridge",
@@ -33,23 +36,55 @@ def _axes(width: float = 7.0, height: float = 3.2, columns: int = 1) -> tuple[Fi
 
 
 def rank_bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], energy: float) -> str:
-    """Rank of each forced layer: full, baseline, force (the paper's Figure 5)."""
+    """Rank of each forced layer: full, then each net (the paper's Figure 5).
+
+    Args:
+        tables: net -> layer -> ``rank`` and ``full``.
+        energy: what the ranks keep.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure, (axes,) = _axes()
-        layers = list(tables["baseline"])
-        series = [
-            ("full", [tables["baseline"][layer]["full"] for layer in layers], GREY),
-            ("baseline", [tables["baseline"][layer]["rank"] for layer in layers], BLUE),
-            ("force", [tables["force"][layer]["rank"] for layer in layers], RED),
-        ]
-        for index, (name, values, colour) in enumerate(series):
-            places = [i + (index - 1) * 0.27 for i in range(len(layers))]
-            bars = axes.bar(places, values, 0.25, label=name, color=colour)
+        first = next(iter(tables.values()))
+        layers = list(first)
+        figure, (axes,) = _axes(width=max(7.0, 0.45 * len(layers) * (len(tables) + 1) / 3))
+        series = [("full", [first[layer]["full"] for layer in layers])]
+        series += [(name, [t[layer]["rank"] for layer in layers]) for name, t in tables.items()]
+        width = 0.81 / len(series)
+        for index, (name, values) in enumerate(series):
+            places = [i + (index - (len(series) - 1) / 2) * width for i in range(len(layers))]
+            bars = axes.bar(places, values, width * 0.93, label=name, color=COLOURS[index])
             axes.bar_label(bars, fontsize=9)
         axes.set_xticks(range(len(layers)), layers)
         axes.set_ylabel(f"rank at energy {energy:g}")
-        axes.legend(frameon=False, ncols=3, loc="upper left")
+        axes.legend(frameon=False, ncols=len(series), loc="upper left")
         axes.set_ylim(0, max(series[0][1]) * 1.2)
+        return _svg(figure)
+
+
+def trade_off(
+    series: Sequence[tuple[str, Sequence[tuple[float, float, str]], str]], floor: float | None
+) -> str:
+    """Accuracy against mean rank ratio over the strengths of a force (the paper's Figure 6).
+
+    Args:
+        series: name, points (ratio, accuracy, label), colour; both numbers are shares of 1.
+        floor: accuracy that counts as kept, drawn as a line.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, (axes,) = _axes()
+        for name, points, colour in series:
+            ordered = sorted(points)
+            axes.plot([100 * p[0] for p in ordered], [100 * p[1] for p in ordered], label=name,
+                      color=colour, marker="o", linewidth=1.4, markersize=5)  # fmt: skip
+            for ratio, accuracy, label in ordered:
+                axes.annotate(label, (100 * ratio, 100 * accuracy), xytext=(4, 5), fontsize=8,
+                              textcoords="offset points", color=colour)  # fmt: skip
+        if floor is not None:
+            axes.axhline(100 * floor, color=GREY, linewidth=1, linestyle="--")
+        axes.set_xlabel("mean rank ratio, %")
+        axes.set_ylabel("test accuracy, %")
+        axes.margins(x=0.12, y=0.15)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
         return _svg(figure)
 
 
@@ -81,7 +116,7 @@ def latency_bars(result: BenchResult) -> str:
         medians = [model.stats.median_ms for model in result.models]
         below = [m.stats.median_ms - m.stats.p10_ms for m in result.models]
         above = [m.stats.p90_ms - m.stats.median_ms for m in result.models]
-        colours = [GREY, BLUE, RED, GREEN][: len(names)]
+        colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
         axes.barh(names, medians, 0.55, xerr=[below, above], color=colours, capsize=3)
         for row, model in enumerate(result.models):
             ratio = f"  {model.speed_up.ratio:.2f}x" if model.speed_up else ""

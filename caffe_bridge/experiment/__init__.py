@@ -1,0 +1,1 @@
+"""Experiments that reproduce the paper: declared beside a recipe, resumable by stage."""

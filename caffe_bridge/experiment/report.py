@@ -1,0 +1,188 @@
+"""An experiment's report: every table and figure from results.json, as HTML and as Markdown."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from caffe_bridge.bench import BenchResult, conditions, from_json
+from caffe_bridge.errors import SchemaError
+from caffe_bridge.experiment.figures import (
+    BLUE,
+    COLOURS,
+    curves,
+    latency_bars,
+    rank_bars,
+    trade_off,
+)
+from caffe_bridge.experiment.summary import (
+    Rows,
+    bench_table,
+    dense_rows,
+    dense_table,
+    tuned_table,
+    variant_title,
+    verdicts,
+)
+from caffe_bridge.files import atomic_write, require_file
+
+RESULTS = "results.json"
+#: Version of the form of results.json.
+VERSION = 1
+
+
+def load_results(path: Path) -> dict[str, Any]:
+    """Read a results.json.
+
+    Raises:
+        SchemaError: missing, no JSON, or of another version.
+    """
+    require_file(path, "results")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SchemaError(f"{path}: is not JSON ({error}).") from error
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise SchemaError(
+            f"{path}: is no results file of version {VERSION}; run 'caffe-bridge reproduce' again."
+        )
+    return document
+
+
+def _rank_figure(document: dict[str, Any]) -> str:
+    tables = {
+        row["name"].replace("_", " "): {
+            layer: {"rank": ranks[0], "full": row["full"][layer]}
+            for layer, ranks in row["ranks"].items()
+        }
+        for row in dense_rows(document)
+        if row["kept"]
+    }
+    return rank_bars(tables, document["experiment"]["energy"])
+
+
+def _trade_off_figure(document: dict[str, Any]) -> str:
+    # One seed throughout: points of other seeds exist for the kept strengths only.
+    tables, results = document["results"]["ranks"]["tables"], document["results"]
+    seed = document["seeds"][0]
+
+    def point(run: dict[str, Any], label: str) -> tuple[float, float, str]:
+        key = f"{run['name']}_s{seed}"
+        return tables[key]["ratio"], results[key]["accuracy"], label
+
+    runs = document["runs"]
+    series = [
+        ("baseline", [point(runs[0], "")], BLUE),
+        ("control", [point(runs[1], "")], "#555555"),
+    ]
+    kinds = list(dict.fromkeys(run["force_type"] for run in runs if run["force_type"]))
+    for kind, colour in zip(kinds, COLOURS[2:], strict=False):
+        points = [point(r, f"{r['force_decay']:g}") for r in runs if r["force_type"] == kind]
+        series.append((kind, points, colour))
+    floor = results[f"baseline_s{seed}"]["accuracy"] - document["experiment"]["tolerance"]
+    return trade_off(series, floor)
+
+
+def _tuning_figures(document: dict[str, Any]) -> list[tuple[str, str]]:
+    results, seed = document["results"], document["seeds"][0]
+    made = []
+    for name in document["variants"]:
+        if f"baseline@{name}" not in document["variants"]:
+            continue
+        series = []
+        for one, colour in ((f"baseline@{name}", BLUE), (name, COLOURS[2])):
+            key = f"finetune_{one.replace('@', '_at_')}_s{seed}"
+            points = [[0, results[f"decompose_s{seed}"]["nets"][one]["accuracy"]],
+                      *(p for p in results[key]["accuracies"] if p[0])]  # fmt: skip
+            title = "from the baseline" if "@" in one else f"from the {name} net"
+            series.append((title, points, colour))
+        made.append((f"{name}, the same ranks", curves(series, "test accuracy, %", percent=True)))
+    return made
+
+
+def _loss_figure(document: dict[str, Any]) -> str:
+    seed, results = document["seeds"][0], document["results"]
+    kept = [run for run in document["runs"][1:] if run["kept"]]
+    series = [
+        (run["name"].replace("_", " "), results[f"{run['name']}_s{seed}"]["losses"], colour)
+        for run, colour in zip(kept, COLOURS[1:], strict=False)
+    ]
+    return curves(series, "training loss", log=True)
+
+
+def figures(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """(title, SVG) of every figure."""
+    made = [
+        ("Ranks of the forced layers (Figure 5 of the paper)", _rank_figure(document)),
+        ("Accuracy against mean rank ratio (Figure 6)", _trade_off_figure(document)),
+        ("Training loss with and without force", _loss_figure(document)),
+    ]
+    made += [(f"Fine-tuning, {title} (Figure 7)", svg) for title, svg in _tuning_figures(document)]
+    return [*made, ("Measured in onnxruntime", latency_bars(_bench(document)))]
+
+
+def _bench(document: dict[str, Any]) -> BenchResult:
+    return from_json(json.dumps(document["results"]["bench"]["bench"]), RESULTS)
+
+
+def _facts(document: dict[str, Any]) -> list[str]:
+    e, settings = document["experiment"], document["settings"]
+    seconds = document["seconds"]
+    lengths = ", ".join(f"{part} {n}" for part, n in e["iterations"].items())
+    start = "trained here" if not settings["weights"] else "given weights, the same for all seeds"
+    return [
+        f"Written by caffe_bridge {settings['version']}.",
+        f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
+        f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
+        f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, training on "
+        f"{settings['device']}.",
+        conditions(_bench(document)),
+    ]
+
+
+def _tables(document: dict[str, Any]) -> list[tuple[str, list[str], Rows]]:
+    paper = [[row["what"], row["value"], row["source"]] for row in document["experiment"]["paper"]]
+    return [
+        ("Dense nets", *dense_table(document)),
+        ("Low-rank nets", *tuned_table(document)),
+        ("Measured times", *bench_table(document)),
+        ("The paper's numbers", ["what", "value", "source"], paper),
+    ]
+
+
+def write_report(folder: Path, document: dict[str, Any]) -> list[Path]:
+    """Write report.html, report.md and figures/*.svg into a folder; returns the first two."""
+    (folder / "figures").mkdir(exist_ok=True)
+    drawn = figures(document)
+    for number, (_, svg) in enumerate(drawn, 1):
+        with atomic_write(folder / "figures" / f"{number}.svg") as stream:
+            stream.write(svg.replace("<svg", '<svg version="1.1"', 1).encode())
+    template = resources.files("caffe_bridge.experiment").joinpath("report.html.j2")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    html = environment.from_string(template.read_text("utf-8")).render(
+        title=document["experiment"]["title"], facts=_facts(document),
+        verdicts=verdicts(document), tables=_tables(document),
+        figures=[(title, markupsafe.Markup(svg)) for title, svg in drawn],
+    )  # fmt: skip
+    made = [folder / "report.html", folder / "report.md"]
+    for path, text in zip(made, (html, _markdown(document, drawn)), strict=True):
+        with atomic_write(path) as stream:
+            stream.write(text.encode())
+    return made
+
+
+def _markdown(document: dict[str, Any], drawn: list[tuple[str, str]]) -> str:
+    lines = [f"# {document['experiment']['title']}", ""]
+    lines += [f"- {fact}" for fact in (*_facts(document), *verdicts(document))]
+    for title, head, rows in _tables(document):
+        lines += ["", f"## {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", "## Figures", ""]
+    lines += [f"![{title}](figures/{number}.svg)" for number, (title, _) in enumerate(drawn, 1)]
+    names = ", ".join(variant_title(name) for name in document["variants"])
+    return "\n".join([*lines, "", f"Low-rank nets: {names}.", ""])

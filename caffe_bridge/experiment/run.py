@@ -1,0 +1,74 @@
+"""One experiment from start to report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from caffe_bridge.experiment.pipeline import Reproduction, dense_keys, runs_of, variants_of
+from caffe_bridge.experiment.report import RESULTS, VERSION, write_report
+from caffe_bridge.experiment.spec import Experiment
+from caffe_bridge.experiment.stages import inside, run_stages, stage_seconds, write_json
+from caffe_bridge.experiment.train import Progress
+
+
+def reproduce(
+    experiment: Experiment,
+    folder: Path,
+    data: Path,
+    *,
+    weights: str = "",
+    device: str = "cpu",
+    quick: bool = False,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> list[Path]:
+    """Run the stages that are not done yet; write results.json and the report.
+
+    Args:
+        experiment: what is run.
+        folder: where everything is written; made if missing.
+        data: folder of the data bases.
+        weights: trained baseline instead of training one for each seed.
+        device: torch device for training.
+        quick: time only briefly.
+        say: told about every stage.
+        progress: told how training goes on.
+
+    Returns:
+        The paths of the report.
+
+    Raises:
+        BridgeError: data, recipe or weights are wrong.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = os.path.relpath(weights, folder) if weights else ""
+    source = Path(os.path.relpath(data, folder))
+    experiment = _from(experiment, folder)
+    with inside(folder):
+        work = Reproduction(experiment, source, start, device, quick, progress)
+        stages = work.stages()
+        results = run_stages(stages, work.settings(), say)
+        document = {
+            "version": VERSION, "experiment": experiment.as_dict(), "settings": work.settings(),
+            "seeds": list(experiment.seeds), "runs": _runs(experiment),
+            "variants": variants_of(experiment), "seconds": stage_seconds(stages),
+            "results": results,
+        }  # fmt: skip
+        write_json(Path(RESULTS), document)
+    return write_report(folder, document)
+
+
+def _from(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with its recipe's folder as seen from ``folder``."""
+    return replace(experiment, folder=os.path.relpath(experiment.folder, folder))
+
+
+def _runs(experiment: Experiment) -> list[dict[str, Any]]:
+    keys = dense_keys(experiment)
+    base = {"name": "baseline", "force_type": "", "force_decay": 0.0, "kept": True}
+    rows = [base, *(vars(run) for run in runs_of(experiment))]
+    return [{**row, "seeds": [seed for name, seed in keys if name == row["name"]]} for row in rows]

@@ -1,0 +1,148 @@
+"""The tables of an experiment, from the numbers in its results.json alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Rows = list[list[str]]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for one value)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def dense_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each dense net: accuracy and mean rank ratio over its seeds, ranks of each.
+
+    ``loss`` is the baseline's accuracy less this one's; ``drop`` the relative fall of the mean rank
+    ratio against the baseline.
+    """
+    tables, results = document["results"]["ranks"]["tables"], document["results"]
+    rows: list[dict[str, Any]] = []
+    for run in document["runs"]:
+        keys = [f"{run['name']}_s{seed}" for seed in run["seeds"]]
+        accuracy, accuracy_spread = spread([results[key]["accuracy"] for key in keys])
+        ratio, ratio_spread = spread([tables[key]["ratio"] for key in keys])
+        layers = list(tables[keys[0]]["layers"])
+        first = rows[0] if rows else {"accuracy": accuracy, "ratio": ratio}
+        rows.append({
+            **run, "accuracy": accuracy, "accuracy_spread": accuracy_spread, "ratio": ratio,
+            "ratio_spread": ratio_spread, "loss": first["accuracy"] - accuracy,
+            "drop": 1 - ratio / first["ratio"],
+            "ranks": {x: [tables[key]["layers"][x][0] for key in keys] for x in layers},
+            "full": {x: tables[keys[0]]["layers"][x][1] for x in layers},
+        })  # fmt: skip
+    return rows
+
+
+def meets(row: dict[str, Any], tolerance: float, drop: float = 0.3) -> bool:
+    """Whether a force net keeps the accuracy (within ``tolerance``) at ranks lower by ``drop``."""
+    return bool(row["loss"] <= tolerance + 1e-9 and row["drop"] >= drop)
+
+
+def _points(value: tuple[float, float], count: int) -> str:
+    mean, deviation = value
+    return f"{mean:.2%}" + (f" ± {deviation * 100:.2f}" if count > 1 else "")
+
+
+def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Head and cells of the table of dense nets."""
+    rows = dense_rows(document)
+    layers = list(rows[0]["full"])
+    full = rows[0]["full"]
+    head = ["net", "seeds", "accuracy", "against baseline, points",
+            *(f"rank {x} (of {full[x]})" for x in layers),
+            "mean rank ratio", "lower by"]  # fmt: skip
+    cells = []
+    for row in rows:
+        count = len(row["seeds"])
+        cells.append([
+            row["name"].replace("_", " "), str(count),
+            _points((row["accuracy"], row["accuracy_spread"]), count), f"{-row['loss'] * 100:+.2f}",
+            *("/".join(map(str, row["ranks"][x])) for x in layers),
+            _points((row["ratio"], row["ratio_spread"]), count), f"{row['drop']:.0%}",
+        ])  # fmt: skip
+    return head, cells
+
+
+def tuned_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each low-rank net: accuracy as decomposed and after fine-tuning."""
+    results = document["results"]
+    rows: list[dict[str, Any]] = []
+    for name in document["variants"]:
+        stem = name.replace("@", "_at_")
+        nets = [results[f"decompose_s{seed}"]["nets"][name] for seed in document["seeds"]]
+        tuned = [results[f"finetune_{stem}_s{seed}"] for seed in document["seeds"]]
+        rows.append({
+            "name": name, "ranks": [net["ranks"] for net in nets],
+            "parameters": nets[0]["parameters"],
+            "before": spread([net["accuracy"] for net in nets]),
+            "after": spread([one["accuracy"] for one in tuned]),
+        })  # fmt: skip
+    return rows
+
+
+def variant_title(name: str) -> str:
+    """What a low-rank net is, in words."""
+    start, _, kind = name.partition("@")
+    if kind:
+        return f"baseline at the ranks of {kind}"
+    return f"{start}, same energy"
+
+
+def tuned_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Head and cells of the table of low-rank nets."""
+    count = len(document["seeds"])
+    head = ["low-rank net", "ranks by seed", "parameters", "decomposed", "fine-tuned"]
+    cells = [
+        [variant_title(row["name"]),
+         "; ".join("/".join(str(r) for r in ranks.values()) for ranks in row["ranks"]),
+         f"{row['parameters']:,}", _points(row["before"], count), _points(row["after"], count)]
+        for row in tuned_rows(document)
+    ]  # fmt: skip
+    return head, cells
+
+
+def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Head and cells of the table of measured times."""
+    head = ["model", "median ms", "speed-up", "95 % interval", "file kB"]
+    cells = []
+    for model in document["results"]["bench"]["bench"]["models"]:
+        gain = model["speed_up"]
+        cells.append([
+            model["name"], f"{model['stats']['median_ms']:.3f}",
+            f"{gain['ratio']:.2f}x" if gain else "",
+            f"{gain['low']:.2f} to {gain['high']:.2f}" if gain else "",
+            f"{model['file_bytes'] / 1000:.1f}",
+        ])  # fmt: skip
+    return head, cells
+
+
+def verdicts(document: dict[str, Any]) -> list[str]:
+    """What the numbers say about the paper's claims, one sentence each."""
+    tolerance = document["experiment"]["tolerance"]
+    told = []
+    for row in dense_rows(document)[1:]:
+        if row["force_type"] and row["kept"]:
+            word = "reached" if meets(row, tolerance) else "not reached"
+            told.append(
+                f"{row['force_type']} {row['force_decay']:g}: mean rank ratio lower by "
+                f"{row['drop']:.0%} at {-row['loss'] * 100:+.2f} points; at least 30 % within "
+                f"{tolerance * 100:g} points is {word}."
+            )
+    after = {row["name"]: row["after"] for row in tuned_rows(document)}
+    for name, (mean, deviation) in after.items():
+        if f"baseline@{name}" not in after:
+            continue
+        other, other_deviation = after[f"baseline@{name}"]
+        gap = (mean - other) * 100
+        noise = max(deviation, other_deviation) * 100
+        word = "better" if gap > noise else "worse" if gap < -noise else "no different"
+        told.append(
+            f"Fine-tuning from {name} against from the baseline at the same ranks: {gap:+.2f} "
+            f"points, {word} within the spread ({noise:.2f})."
+        )
+    return told
