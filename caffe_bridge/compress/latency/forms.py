@@ -79,7 +79,8 @@ def forms_of(target: Target, block: int, methods: Sequence[str] = FORMS) -> dict
             ranks: list[Rank] = list(grid(most, step))
             # A small layer lives within one block, where a part of it still saves a little.
             if not target.is_fc and most <= 2 * step:
-                ranks = [r for r in (step // 4, step // 2) if r % target.group == 0 and r] + ranks
+                parts = (step // 4, step // 2)
+                ranks = [*(r for r in parts if r and r % target.group == 0), *ranks]
         else:
             ranks = _pairs(most, block * target.group)
         useful = [r for r in ranks if method.speedup(target, r) > _LEAST_SAVING]
