@@ -22,7 +22,11 @@ _DATA_SETS: dict[str, Shape] = {
 }  # fmt: skip
 _USUAL: Shape = (3, 224, 224)
 #: Tops of Faster R-CNN's data layers.
-_NAMED: dict[str, Shape] = {"im_info": (1, 3), "gt_boxes": (1, 5), "rois": (128, 5)}
+_NAMED: dict[str, Shape] = {
+    "im_info": (1, 3), "gt_boxes": (1, 5), "rois": (128, 5), "labels": (128,),
+}  # fmt: skip
+_BOX_TOP = re.compile(r"bbox_(targets|(inside|outside|loss)_weights)$")
+_CLASSES = re.compile(r"num_classes\W+(\d+)")
 _DETECTION_IMAGE: Shape = (1, 3, 600, 1000)
 _FEATURES = 64
 #: Layers that take images only.
@@ -134,8 +138,12 @@ def _readers(spec: NetSpec, layer: LayerSpec, top: str) -> list[LayerSpec]:
 
 def _guess(spec: NetSpec, layer: LayerSpec, position: int) -> Shape:
     top, batch = layer.tops[position], max(1, _stated(layer, ["batch_size"]))
-    if top in _NAMED and layer.type == "Python":
-        return _NAMED[top]
+    if layer.type == "Python":
+        classes = _CLASSES.search(str(layer.record.python_param.param_str))
+        if classes and _BOX_TOP.match(top):
+            return (*_NAMED["labels"], 4 * int(classes.group(1)))
+        if top in _NAMED:
+            return _NAMED[top]
     readers = {reader.type for reader in _readers(spec, layer, top)}
     image = _DETECTION_IMAGE if layer.type == "Python" else (batch, *_image(spec, layer))
     if readers & set(_IMAGE_READERS):

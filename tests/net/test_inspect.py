@@ -107,6 +107,23 @@ layer { name: "r" type: "ReLU" bottom: "x" top: "x" strange: 3 }
     assert report.layers[1].reason.endswith("'strange' (line 3) is unknown and has no effect.")
 
 
+def test_tops_of_fast_rcnns_data_layer() -> None:
+    tops = ["data", "rois", "labels", "bbox_targets", "bbox_inside_weights", "bbox_outside_weights"]
+    report = report_of(
+        f"""layer {{ name: "d" type: "Python" {" ".join(f'top: "{top}"' for top in tops)}
+          python_param {{ module: "roi_data_layer.layer" layer: "RoIDataLayer"
+            param_str: "'num_classes': 4" }} }}
+        layer {{ name: "p" type: "ROIPooling" bottom: "data" bottom: "rois" top: "p"
+          roi_pooling_param {{ pooled_w: 2 pooled_h: 2 spatial_scale: 0.06 }} }}
+        layer {{ name: "b" type: "InnerProduct" bottom: "p" top: "b"
+          inner_product_param {{ num_output: 16 }} }}
+        layer {{ name: "l" type: "SmoothL1Loss" top: "l"
+          bottom: "b" {" ".join(f'bottom: "{top}"' for top in tops[3:])} }}"""
+    )
+    assert report.supported
+    assert report.layers[0].shapes[1:] == ((128, 5), (128,), *[(128, 16)] * 3)
+
+
 def test_wiring_is_a_problem_of_the_net() -> None:
     report = report_of('layer { name: "r" type: "ReLU" bottom: "x" top: "y" }')
     assert not report.supported
