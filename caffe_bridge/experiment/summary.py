@@ -124,14 +124,17 @@ def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
 def verdicts(document: dict[str, Any]) -> list[str]:
     """What the numbers say about the paper's claims, one sentence each."""
     tolerance = document["experiment"]["tolerance"]
-    told = []
+    count = len(document["seeds"])
+    told = [
+        "The kept strengths were chosen by their accuracy on the test set, which flatters them."
+    ]
     for row in dense_rows(document)[1:]:
         if row["force_type"] and row["kept"]:
             word = "reached" if meets(row, tolerance) else "not reached"
             told.append(
                 f"{row['force_type']} {row['force_decay']:g}: mean rank ratio lower by "
                 f"{row['drop']:.0%} at {-row['loss'] * 100:+.2f} points; at least 30 % within "
-                f"{tolerance * 100:g} points is {word}."
+                f"{tolerance * 100:g} points is {word} (mean of {count} seed{'s'[: count > 1]})."
             )
     after = {row["name"]: row["after"] for row in tuned_rows(document)}
     for name, (mean, deviation) in after.items():
@@ -140,9 +143,15 @@ def verdicts(document: dict[str, Any]) -> list[str]:
         other, other_deviation = after[f"baseline@{name}"]
         gap = (mean - other) * 100
         noise = max(deviation, other_deviation) * 100
-        word = "better" if gap > noise else "worse" if gap < -noise else "no different"
+        if count < 2:
+            word = "one seed, so no spread is known and nothing is concluded"
+        elif abs(gap) <= noise:
+            word = f"no more than the spread over {count} seeds ({noise:.2f})"
+        else:
+            side = "better" if gap > 0 else "worse"
+            word = f"{side} by more than the spread over {count} seeds ({noise:.2f})"
         told.append(
             f"Fine-tuning from {name} against from the baseline at the same ranks: {gap:+.2f} "
-            f"points, {word} within the spread ({noise:.2f})."
+            f"points, {word}."
         )
     return told
