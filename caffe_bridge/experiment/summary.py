@@ -61,7 +61,8 @@ def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
         count = len(row["seeds"])
         cells.append([
             row["name"].replace("_", " "), str(count),
-            _points((row["accuracy"], row["accuracy_spread"]), count), f"{0 - row['loss'] * 100:+.2f}",
+            _points((row["accuracy"], row["accuracy_spread"]), count),
+            f"{0 - row['loss'] * 100:+.2f}",
             *("/".join(map(str, row["ranks"][x])) for x in layers),
             _points((row["ratio"], row["ratio_spread"]), count), f"{row['drop']:.0%}",
         ])  # fmt: skip
