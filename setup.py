@@ -39,11 +39,11 @@ setup(
         "protobuf>=4.25",
         "rich>=13",
         "scikit-learn>=1.3",
-        "scipy>=1.10",
         "torch>=2.2",
     ],
     extras_require={
         "leveldb": ["plyvel>=1.5"],
+        "tensorboard": ["tensorboard>=2.10"],
         "dev": [
             "grpcio-tools>=1.60",
             "mypy>=1.10",

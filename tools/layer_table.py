@@ -136,8 +136,8 @@ def table() -> list[str]:
     for name, cls in layer_classes().items():
         cases = [case for case, types in golden_types().items() if name in types]
         torch = f"Caffe's numbers, {counts[name]} cases" if cases else "own tests"
-        cells = (f"[{name}](#{name.lower()})", torch, _gradient_cell(name, cls, cases),
-                 _onnx_cell(cls, cases))  # fmt: skip
+        link = f"[{name}](#{name.lower().replace('.', '')})"
+        cells = link, torch, _gradient_cell(name, cls, cases), _onnx_cell(cls, cases)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

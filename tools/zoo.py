@@ -64,7 +64,7 @@ def _plain(text: str, folder: Path) -> str:
 def _layer_reason(layer: LayerReport) -> tuple[str, str]:
     if layer.type not in LAYERS:
         return TYPE, layer.type
-    if layer.type == "Python":
+    if layer.type == "Python" and "user's code " in layer.reason:
         return CODE, layer.reason.partition("user's code ")[2].partition(",")[0] or layer.type
     return (OWN if layer.bottoms else DATA), layer.reason
 

@@ -48,7 +48,16 @@ phase_option = click.option(
     help="Phase for which the net is filtered.",
 )  # fmt: skip
 level_option = click.option("--level", default=0, show_default=True, help="Level of the net state.")
-stage_option = click.option("--stage", multiple=True, help="Stage of the net state; repeatable.")
+
+
+def _stages(_context: object, _param: object, given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(stage for text in given for stage in text.split(",") if stage)
+
+
+stage_option = click.option(
+    "--stage", multiple=True, callback=_stages,
+    help="Stages of the net state, separated by commas; repeatable.",
+)  # fmt: skip
 input_option = click.option(
     "--input", "--input-shape", "inputs", multiple=True, metavar="NAME=N,C,H,W",
     help="Shape of an input blob (also replaces a data layer by an input); repeatable.",

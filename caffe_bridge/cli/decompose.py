@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -12,6 +12,9 @@ from rich.table import Table
 from caffe_bridge.cli.common import console, json_option, parse_numbers, print_json, verb, warn
 from caffe_bridge.errors import BridgeError, PlanError, VerifyError
 from caffe_bridge.files import require_file
+
+if TYPE_CHECKING:
+    from caffe_bridge.compress import Plan, Written
 
 
 def _read_json(path: str, kind: type, what: str) -> Any:
@@ -44,6 +47,40 @@ def _block(align: str | None) -> int:
     return int(align)
 
 
+def _budget_plan(
+    net: str, weights: str, budget: str, excepted: list[str], fc: bool, block: int
+) -> Plan:
+    from caffe_bridge.compress.budget import budget_plan
+
+    unit, _, share = budget.partition("=")
+    try:
+        keep = float(share)
+    except ValueError:
+        raise BridgeError(f"--budget {budget}: write it as macs=0.5 or params=0.5.") from None
+    return budget_plan(
+        net, weights, unit=unit, keep=keep, except_layers=excepted, include_fc=fc, block=block
+    )
+
+
+def _calibrated(
+    net: str, weights: str, plan: Plan, output: str, hdf5: bool, source: str, batches: int
+) -> tuple[Written, Plan]:
+    from caffe_bridge.compress import write_decomposed
+    from caffe_bridge.compress.calibration import data_feeds, npz_feeds
+    from caffe_bridge.compress.data_aware import decompose_with_data
+    from caffe_bridge.graph import read_net
+    from caffe_bridge.net import Net
+    from caffe_bridge.schema import load_weights
+
+    model = Net(net, "TEST", weights=weights)
+    if source == "data":
+        feeds = data_feeds(model, batches or 10)
+    else:
+        feeds = npz_feeds(model, source, batches)
+    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds)
+    return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
+
+
 def _check_usage() -> None:
     """Refuse options that contradict each other.
 
@@ -55,9 +92,24 @@ def _check_usage() -> None:
         name for name in context.params
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }  # fmt: skip
-    if len(given & {"energy", "ranks", "config", "plan_path"}) != 1:
-        raise click.UsageError("give exactly one of --energy, --ranks, --config and --plan.")
+    if len(given & {"energy", "ranks", "config", "plan_path", "budget", "target_speedup"}) != 1:
+        raise click.UsageError(
+            "give exactly one of --energy, --ranks, --config, --plan, --budget and "
+            "--target-speedup."
+        )
+    for name in {"method", "rule"} & given if "budget" in given else ():
+        raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
+    if "batches" in given and "calibrate" not in given:
+        raise click.UsageError("--batches has no effect without --calibrate.")
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    if "target_speedup" in given:
+        for name in given & {"method", "except_path", "fc", "rule", "align"}:
+            raise click.UsageError(
+                f"--{name.removesuffix('_path')} has no effect with --target-speedup; use "
+                "'caffe-bridge plan' and change its plan."
+            )
+    for name in given & {"threads", "batch"} if "target_speedup" not in given else ():
+        raise click.UsageError(f"--{name} has no effect without --target-speedup.")
     for name, option in idle.items():
         if "plan_path" in given and name in given:
             raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
@@ -82,6 +134,17 @@ def _check_usage() -> None:
     help="JSON file layer -> rank (as config_iccv.json), or -> object with method, rank or energy.",
 )
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
+@click.option("--budget", metavar="macs=0.5|params=0.5",
+              help="Share of the cost to keep; chooses forms and ranks.")  # fmt: skip
+@click.option("--calibrate", metavar="NPZ|data",
+              help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
+@click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
+@click.option("--target-speedup", type=float,
+              help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="Threads of one operator, for --target-speedup.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+              help="Images of one run, for --target-speedup.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
               help="Decomposition of layers for which --config names none.")  # fmt: skip
 @click.option("--rule", type=click.Choice(RULES), default="energy", show_default=True,
@@ -96,7 +159,9 @@ def _check_usage() -> None:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, method: str, rule: str, align: str | None,
+    config: str | None, plan_path: str | None, budget: str | None, calibrate: str | None,
+    batches: int, target_speedup: float | None, threads: int, batch: int, method: str, rule: str,
+    align: str | None,
     except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -112,6 +177,14 @@ def command(
         config, ranks = ranks, None
     if plan_path:
         plan = load_plan(plan_path)
+    elif budget:
+        excepted = _read_json(except_path, list, "list") if except_path else []
+        plan = _budget_plan(net, weights, budget, excepted, fc, _block(align))
+    elif target_speedup is not None:
+        from caffe_bridge.cli.plan import make_timed_plan
+
+        plan = make_timed_plan(net, weights, target_speedup=target_speedup, threads=threads,
+                               batch=batch, quiet=as_json)  # fmt: skip
     else:
         plan = make_plan(
             net, weights, energy=energy,
@@ -126,7 +199,10 @@ def command(
                 f"{net}: has no layer to decompose with these options and the weights of {weights}"
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
-    written = decompose_net(net, weights, plan, output, hdf5)
+    if calibrate:
+        written, plan = _calibrated(net, weights, plan, output, hdf5, calibrate, batches)
+    else:
+        written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from caffe_bridge import __version__
+from caffe_bridge.cli.caffe_flags import normalise
 from caffe_bridge.cli.common import import_option
 from caffe_bridge.errors import BridgeError
 
@@ -23,7 +24,10 @@ VERBS = {
     "verify": ("verify", "Compare an ONNX file with the Caffe model it came from."),
     "train": ("train", "Train with a solver prototxt."),
     "test": ("test", "Score a trained model on its test data."),
+    "time": ("time", "Time every layer of a net forward and backward."),
+    "device_query": ("device_query", "Show the processors on which nets can run."),
     "ranks": ("ranks", "Show the rank of every layer at a given energy."),
+    "plan": ("plan", "Choose forms and ranks by measured time, for a speed-up or a budget."),
     "decompose": ("decompose", "Decompose layers to low rank; write prototxt, weights and ONNX."),
     "bench": ("bench", "Time ONNX files against each other in onnxruntime."),
     "draw": ("draw", "Draw a net: SVG, PNG, PDF or DOT."),
@@ -83,8 +87,8 @@ def cli(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 good, 1 refused, 2 wrong usage)."""
     try:
-        result = cli.main(args=list(arguments) if arguments is not None else None,
-                          prog_name="caffe-bridge", standalone_mode=False)  # fmt: skip
+        given = normalise(sys.argv[1:] if arguments is None else arguments)
+        result = cli.main(args=given, prog_name="caffe-bridge", standalone_mode=False)  # fmt: skip
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -42,7 +42,7 @@ def command(
     Baseline, force over a sweep of strengths, ranks, decomposition, fine-tuning, ONNX, timing and
     a report. Started again, it does only what is not done yet or has changed.
     """
-    from caffe_bridge.cli.train import check_device
+    from caffe_bridge.cli.runtime import check_device
     from caffe_bridge.errors import DataError
     from caffe_bridge.experiment.report import RESULTS, load_results, write_report
     from caffe_bridge.experiment.run import reproduce

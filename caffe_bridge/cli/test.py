@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from caffe_bridge.cli.common import json_option, level_option, print_json, stage_option, verb
+from caffe_bridge.cli.runtime import Choice, runtime_options
 from caffe_bridge.errors import DataError
 
 
@@ -13,16 +14,20 @@ from caffe_bridge.errors import DataError
 @click.option("--weights", required=True, help="Caffemodel to score.")
 @click.option("--iterations", type=click.IntRange(1), default=50, show_default=True,
               help="Batches to run.")  # fmt: skip
+@runtime_options
 @level_option
 @stage_option
 @json_option
 def command(
-    model: str, weights: str, iterations: int, level: int, stage: tuple[str, ...], as_json: bool
-) -> None:
+    model: str, weights: str, iterations: int, level: int, stage: tuple[str, ...], choice: Choice,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Run the TEST phase of a net and print the mean of every output."""
     from caffe_bridge.cli.load import load_model
+    from caffe_bridge.net import RuntimeNet
 
-    net = load_model(model, weights, "TEST", level, stage)
+    plain = load_model(model, weights, "TEST", level, stage)
+    net = RuntimeNet(plain.spec, choice.runtime(), built=plain.built)
     for layer in net.built.layers:
         if layer.is_input and not layer.has_source:
             raise DataError(

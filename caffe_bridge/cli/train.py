@@ -5,22 +5,26 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from caffe_bridge.cli.common import check_output, json_option, print_json, verb
-from caffe_bridge.errors import BridgeError
+from caffe_bridge.cli.common import check_output, json_option, print_json, stage_option, verb
+from caffe_bridge.cli.runtime import Choice, runtime_options
 from caffe_bridge.log import Sink, glog_line, stream_sink
 
 if TYPE_CHECKING:
+    from caffe_bridge.schema import Record
     from caffe_bridge.solver import Solver
+
+
+EFFECTS = click.Choice(["stop", "snapshot", "none"])
 
 
 def progress_bar(console: Console) -> Progress:
@@ -47,21 +51,28 @@ def follow(solver: Solver, progress: Progress, title: str) -> None:
     solver.callbacks.append(update)
 
 
-def on_signals(solver: Solver) -> Callable[[], None]:
-    """SIGINT stops after a snapshot (a second one at once), SIGHUP takes a snapshot.
+def on_signals(
+    solver: Solver, sigint: str = "stop", sighup: str = "snapshot"
+) -> Callable[[], None]:
+    """Let SIGINT and SIGHUP each stop, take a snapshot, or do nothing, as Caffe's tool does.
+
+    Stopping waits for the end of the iteration and its snapshot; a second SIGINT stops at once.
 
     Returns:
         What undoes it.
     """
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         solver.stop_requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def snap(_number: int, _frame: FrameType | None) -> None:
         solver.snapshot_requested = True
 
-    before = (signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGHUP, snap))
+    effects: dict[str, Any] = {"stop": stop, "snapshot": snap, "none": signal.SIG_IGN}
+    before = (signal.signal(signal.SIGINT, effects[sigint]),
+              signal.signal(signal.SIGHUP, effects[sighup]))  # fmt: skip
 
     def undo() -> None:
         signal.signal(signal.SIGINT, before[0])
@@ -84,25 +95,41 @@ def on_signals(solver: Solver) -> Callable[[], None]:
 @click.option("--sync-bn", is_flag=True, help="Several ranks: BatchNorm over all batches.")
 @click.option("--rank-timeout", default=60.0, show_default=True,
               help="Several ranks: seconds of silence after which a rank is lost.")  # fmt: skip
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N].")
+@runtime_options
 @click.option("--log", "log_path", help="Append plain log lines to this file.")
+@click.option("--jsonl", help="Append a JSON object for each display, test, snapshot.")
+@click.option("--tensorboard", metavar="DIR", help="Write TensorBoard scalars there.")
+@click.option("--seed", type=click.IntRange(0), help="Instead of the solver's random_seed.")
+@click.option("--level", type=int, help="Level of the training net's state.")
+@stage_option
+@click.option("--sigint_effect", "--sigint-effect", "sigint", type=EFFECTS, default="stop",
+              show_default=True, help="What Ctrl-C does.")  # fmt: skip
+@click.option("--sighup_effect", "--sighup-effect", "sighup", type=EFFECTS, default="snapshot",
+              show_default=True, help="What SIGHUP does.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No log lines on the terminal.")
 @json_option
 def command(
-    solver_path: str, weights: str | None, snapshot: str | None, device: str, log_path: str | None,
-    quiet: bool, as_json: bool, caffe_resume: bool, sync_bn: bool, rank_timeout: float,
+    solver_path: str, weights: str | None, snapshot: str | None, choice: Choice,
+    log_path: str | None, jsonl: str | None, tensorboard: str | None, seed: int | None,
+    level: int | None, stage: tuple[str, ...], sigint: str, sighup: str, quiet: bool, as_json: bool,
+    caffe_resume: bool, sync_bn: bool, rank_timeout: float,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
-    from caffe_bridge.solver import Solver, read_solver
+    from caffe_bridge.net import RuntimeNet
+    from caffe_bridge.solver import Solver
     from caffe_bridge.solver.distributed import start_team
+    from caffe_bridge.solver.loss_scale import LossScale
     from caffe_bridge.solver.resume import resume
 
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
-    check_device(device)
-    if log_path:
-        check_output(log_path, solver_path)
-    ranks, device = start_team(device, sync_bn, rank_timeout)
+    place = choice.place()
+    for path in filter(None, (log_path, jsonl)):
+        check_output(path, solver_path)
+    param = _parameters(solver_path, seed, level, stage)
+    if param.debug_info and (choice.compile or choice.cuda_graph):
+        raise click.UsageError("debug_info needs every blob; leave --compile, --cuda-graph out.")
+    ranks, place = start_team(place, sync_bn, rank_timeout)
     first = ranks.rank == 0
     terminal = Console(stderr=True)
     sinks: list[Sink] = []
@@ -120,8 +147,15 @@ def command(
     plain = stream_sink(sys.stderr)
     with ExitStack() as stack:
         stack.enter_context(ranks)
-        solver = Solver(read_solver(solver_path), device=device, log=log, ranks=ranks)
-        given = [path for path in (weights or "").split(",") if path and first]
+        runtime = choice.runtime(place)
+        solver = Solver(
+            param, make_net=lambda spec: RuntimeNet(spec, runtime), device=place, log=log,
+            ranks=ranks,
+        )  # fmt: skip
+        if runtime.amp == "fp16" and isinstance(solver.net, RuntimeNet):
+            solver.gates.append(LossScale(solver.net))
+        listed = [weights] if weights else [] if snapshot else list(param.weights)
+        given = [p for text in listed for p in text.split(",") if p and first]
         missing = [solver.net.load(path) for path in given]
         ranks.copy([blob.value for blob in solver.net.learnable])
         if snapshot:
@@ -132,7 +166,9 @@ def command(
         for name in missing[0] if missing else ():
             if all(name in names for names in missing):
                 log(glog_line(f"No weights for layer {name}; its fillers stay", "net.cpp:1"))
-        stack.callback(on_signals(solver))
+        if first:
+            _listen(solver, stack, jsonl, tensorboard)
+        stack.callback(on_signals(solver, sigint, sighup))
         if terminal.is_terminal and first:
             follow(solver, stack.enter_context(progress_bar(terminal)), "train")
         solver.solve()
@@ -140,21 +176,32 @@ def command(
         _report(solver, as_json)
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is unknown or absent.
+def _parameters(path: str, seed: int | None, level: int | None, stages: Sequence[str]) -> Record:
+    """The solver's parameters with what the command line changes."""
+    from caffe_bridge.solver import read_solver
 
-    Raises:
-        click.UsageError: neither cpu nor cuda[:N].
-        BridgeError: no such CUDA device here.
-    """
-    import torch
+    param = read_solver(path)
+    if seed is not None:
+        param.random_seed = seed
+    if level is not None:
+        param.mutable("train_state").level = level
+    for stage in stages:
+        param.mutable("train_state").append("stage", stage)
+    return param
 
-    kind, _, index = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or not (index or "0").isdecimal() or device[-1] == ":"):
-        raise click.UsageError(f"--device {device}: write cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(index or 0) >= count:
-        raise BridgeError(f"--device {device}: torch sees {count} CUDA devices here; use cpu.")
+
+def _listen(solver: Solver, stack: ExitStack, jsonl: str | None, tensorboard: str | None) -> None:
+    """Send the solver's events to the files that are asked for."""
+    from caffe_bridge.solver.events import JsonLines, TensorBoard
+
+    if tensorboard:
+        board = TensorBoard(tensorboard)
+        stack.callback(board.close)
+        solver.listeners.append(board)
+    if jsonl:
+        stream = Path(jsonl).open("a", encoding="utf-8")  # noqa: SIM115 - the stack closes it
+        stack.callback(stream.close)
+        solver.listeners.append(JsonLines(stream))
 
 
 def _report(solver: Solver, as_json: bool) -> None:

@@ -1,4 +1,8 @@
-"""Compression: plans that replace layers by cheaper ones, and the nets they make."""
+"""Compression: plans that replace layers by cheaper ones, and the nets they make.
+
+What runs or builds nets, and so needs torch, is imported from its own module: ``budget``,
+``calibration``, ``data_aware``, ``batch_norm``.
+"""
 
 from caffe_bridge.compress.decompose import DECOMPOSITIONS, Decomposition, decomposition
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan, load_plan, parse_plan
@@ -11,7 +15,13 @@ from caffe_bridge.compress.rank import (
     theoretical_speedup,
 )
 from caffe_bridge.compress.rank_table import RankRow, rank_table
-from caffe_bridge.compress.rewrite import Written, decompose_net, rewrite
+from caffe_bridge.compress.rewrite import (
+    Written,
+    as_weights_of,
+    decompose_net,
+    rewrite,
+    write_decomposed,
+)
 
 __all__ = [
     "DECOMPOSITIONS",
@@ -22,6 +32,7 @@ __all__ = [
     "Plan",
     "RankRow",
     "Written",
+    "as_weights_of",
     "decompose_net",
     "decomposition",
     "energy_of",
@@ -33,4 +44,5 @@ __all__ = [
     "rank_table",
     "rewrite",
     "theoretical_speedup",
-]  # fmt: skip
+    "write_decomposed",
+]

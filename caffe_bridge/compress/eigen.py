@@ -8,11 +8,6 @@ and with n > m the vectors E = M V diag(lambda)^-1/2 from M^T M = V diag(lambda)
 float64: a Gram matrix squares the condition, so that float32 would leave errors of 3e-4 of the norm
 where float64 leaves 1e-8.
 
-Large problems use the solver of relatively robust representations (LAPACK ``syevr``), whose time is
-matrix products and one tridiagonal reduction; on matrices without gaps (a layer with 4096 rows) it
-takes a third of divide and conquer. One Newton-Schulz step ``E (3 I - E^T E) / 2`` then brings the
-vectors from 1e-12 to rounding.
-
 Ranks are chosen when a plan is made, factors are needed when it is carried out. So the answers for
 the last weights are kept, by a digest of their values, up to :data:`CACHE_BYTES`.
 """
@@ -28,8 +23,6 @@ import numpy as np
 
 #: Bytes of answers that are kept: the vectors of two layers of 4096 filters, and small ones.
 CACHE_BYTES = 512 * 2**20
-#: Rows from which the solver for large problems is used.
-_LARGE = 512
 #: Bytes of weights from which remembering is worth a digest.
 _WORTH = 2**12
 
@@ -47,17 +40,7 @@ class Eigen:
 
 def _symmetric(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, descending, and vectors of a symmetric matrix."""
-    if len(gram) < _LARGE:
-        values, vectors = np.linalg.eigh(gram)
-    else:
-        # Imported here: only large layers need it.
-        from scipy.linalg import eigh
-
-        values, vectors = eigh(gram, driver="evr", overwrite_a=True, check_finite=False)
-        again = vectors.T @ vectors
-        again *= -0.5
-        again[np.diag_indices_from(again)] += 1.5
-        vectors = vectors @ again
+    values, vectors = np.linalg.eigh(gram)
     return np.clip(values[::-1], 0.0, None), np.ascontiguousarray(vectors[:, ::-1])
 
 

@@ -37,7 +37,7 @@ from caffe_bridge.files import atomic_write, require_file
 SCHEMA_VERSION = 1
 #: The method of a layer that stays as it is.
 WHOLE = "whole"
-_NUMBERS = ("energy", "error", "theoretical_speedup")
+_NUMBERS = ("energy", "error", "theoretical_speedup", "ms_before", "ms_after")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class LayerPlan:
         energy: share of the weight's squared norm that the rank keeps.
         error: relative error of the weight, ``sqrt(1 - energy)``.
         theoretical_speedup: multiply-accumulates before over after. Not a time.
+        ms_before: measured milliseconds of the layer, in a plan made by time.
+        ms_after: measured milliseconds of what becomes of it.
         reason: why, for the reader.
         options: options of the method.
     """
@@ -64,6 +66,8 @@ class LayerPlan:
     theoretical_speedup: float | None = None
     reason: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    ms_before: float | None = None
+    ms_after: float | None = None
 
     @property
     def whole(self) -> bool:

@@ -156,6 +156,14 @@ def rewrite(record: Record, weights: Weights, plan: Plan) -> tuple[Record, Blobs
     return result, blobs
 
 
+def as_weights_of(blobs: Blobs, source: str = "weights") -> Weights:
+    """Blobs by layer name as weights that a net loads."""
+    stored: dict[str, list[StoredBlob | None]] = {
+        name: [StoredBlob(a.shape, False, a) for a in arrays] for name, arrays in blobs.items()
+    }
+    return Weights(source, stored)
+
+
 @dataclass(frozen=True)
 class Written:
     """The files of a decomposed net."""
@@ -163,6 +171,37 @@ class Written:
     net: Path
     weights: Path
     plan: Path
+
+
+def write_decomposed(
+    net: Record, blobs: Blobs, plan: Plan, out: str | os.PathLike[str], hdf5: bool = False
+) -> Written:
+    """Write a decomposed net and its plan into the folder ``out``.
+
+    Args:
+        net: the new NetParameter, with the layers of all phases.
+        blobs: the values of all its layers that have any.
+        plan: the plan that it was made by.
+        out: folder, made if missing.
+        hdf5: write ``lowrank.caffemodel.h5`` instead of the binary.
+
+    Raises:
+        SchemaError: the folder cannot be made.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SchemaError(f"{folder}: cannot make this folder ({error.strerror}).") from error
+    stored = net.copy()
+    unique = {layer.name: layer for layer in reversed(net.layer)}
+    stored.layer = [layer for layer in net.layer if unique[layer.name] is layer]
+    name = "lowrank.caffemodel.h5" if hdf5 else "lowrank.caffemodel"
+    return Written(
+        net=write_text(net, folder / "lowrank.prototxt"),
+        weights=save_weights(folder / name, stored, {k: list(v) for k, v in blobs.items()}),
+        plan=plan.save(folder / "plan.json"),
+    )
 
 
 def decompose_net(
@@ -188,17 +227,4 @@ def decompose_net(
     """
     chosen = plan if isinstance(plan, Plan) else load_plan(plan)
     net, blobs = rewrite(as_record(net_path), as_weights(weights_path), chosen)
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SchemaError(f"{folder}: cannot make this folder ({error.strerror}).") from error
-    stored = net.copy()
-    unique = {layer.name: layer for layer in reversed(net.layer)}
-    stored.layer = [layer for layer in net.layer if unique[layer.name] is layer]
-    name = "lowrank.caffemodel.h5" if hdf5 else "lowrank.caffemodel"
-    return Written(
-        net=write_text(net, folder / "lowrank.prototxt"),
-        weights=save_weights(folder / name, stored, {k: list(v) for k, v in blobs.items()}),
-        plan=chosen.save(folder / "plan.json"),
-    )
+    return write_decomposed(net, blobs, chosen, out, hdf5)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
 
-from caffe_bridge.data.records import new_database, require_database
+from caffe_bridge.data.records import MARKER, new_database, require_database
 from caffe_bridge.errors import DataError
 
 _FIRST_MAP_BYTES = 1 << 26
+#: The last pages may have been freed before they were written.
+_UNWRITTEN_BYTES = 1 << 16
 _RECORDS_PER_COMMIT = 1000
 #: Open data bases by real path: LMDB allows each only once in a process (train and test net).
 _OPEN: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
@@ -47,7 +50,9 @@ class LmdbReader:
 
     def __init__(self, path: str, who: str = "") -> None:
         require_database(path, "lmdb", who)
+        self._path, self._who = path, f"{who}: " if who else ""
         self._environment = _environment(path, who)
+        self._refuse_truncated()
         self._count = int(self._environment.stat()["entries"])
         if not self._count:
             raise DataError(f"{who + ': ' if who else ''}LMDB data base '{path}' has no records.")
@@ -55,14 +60,35 @@ class LmdbReader:
         self._cursor = self._transaction.cursor()
         self.rewind()
 
+    def _refuse_truncated(self) -> None:
+        """Reading a page beyond the end of the file would kill the process."""
+        size = (Path(self._path) / MARKER["lmdb"]).stat().st_size
+        needed = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
+        if size < needed - _UNWRITTEN_BYTES:
+            raise DataError(
+                f"{self._who}LMDB data base '{self._path}' is cut off: its file has {size} bytes "
+                f"of {needed}; copy or write it again."
+            )
+
     def count(self) -> int | None:
         """Number of records."""
         return self._count
 
     def take(self) -> tuple[bytes, bytes, bool]:
-        """Key and value of the next record, and whether it is the last one."""
-        key, value = self._cursor.item()
-        return key, value, self.skip()
+        """Key and value of the next record, and whether it is the last one.
+
+        Raises:
+            DataError: the record cannot be read; names data base and key.
+        """
+        key = b""
+        try:
+            key = bytes(self._cursor.key())
+            return key, self._cursor.value(), self.skip()
+        except lmdb.Error as error:
+            raise DataError(
+                f"{self._who}LMDB data base '{self._path}': the record at key "
+                f"'{key.decode('utf-8', 'replace')}' cannot be read ({error}); write it again."
+            ) from error
 
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""

@@ -150,6 +150,11 @@ class Layer(nn.Module):
                 )
         self.configure()
 
+    @classmethod
+    def resolve(cls, spec: LayerSpec) -> type[Layer]:
+        """The class that runs a layer of this type; another one where a parameter names it."""
+        return cls
+
     @property
     def name(self) -> str:
         """The layer's name."""

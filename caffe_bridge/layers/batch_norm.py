@@ -56,6 +56,9 @@ class BatchNorm(Layer):
     param_field = "batch_norm_param"
     #: Normalises by the batch's statistics; processes that share theirs put another one here.
     normalise: Callable[..., Tensor] = staticmethod(functional.batch_norm)
+    #: How many processes share their statistics.
+    sharing: int = 1
+    carried = ("batches",)
 
     def configure(self) -> None:
         """Find the dialect by its parameters."""
@@ -130,7 +133,7 @@ class BatchNorm(Layer):
             mean, variance = torch.zeros_like(self.blobs[0]), torch.zeros_like(self.blobs[1])
             # With momentum 1 torch leaves the batch mean and the unbiased variance there.
             y = self.normalise(flat, mean, variance, training=True, momentum=1.0, eps=self.eps)
-            self._store(mean, variance, flat.numel() // flat.shape[1])
+            self._store(mean, variance, self.sharing * flat.numel() // flat.shape[1])
         return self._finish(y).reshape(x.shape)
 
     def _finish(self, y: Tensor) -> Tensor:

@@ -37,6 +37,23 @@ def decode(loc: Tensor, priors: Tensor, variances: Tensor | None, code: str) -> 
     return priors + loc
 
 
+def encode(boxes: Tensor, priors: Tensor, variances: Tensor, code: str) -> Tensor:
+    """Locations (..., 4) that :func:`decode` turns into the boxes (..., 4); codes as there.
+
+    All have one row for each box; boxes and priors must have an area unless the code is CORNER.
+    """
+    low, high = priors[..., :2], priors[..., 2:]
+    size = high - low
+    if code == "CENTER_SIZE":
+        shift = (boxes[..., :2] + boxes[..., 2:] - low - high) / 2 / size
+        ratio = ((boxes[..., 2:] - boxes[..., :2]) / size).log()
+        return torch.cat([shift, ratio], -1) / variances
+    gap = boxes - priors
+    if code == "CORNER_SIZE":
+        gap = gap / torch.cat([size, size], -1)
+    return gap / variances
+
+
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of one box (4,) with others (K, 4); inverted boxes have no area."""
     low = np.maximum(box[:2], others[:, :2])
@@ -55,6 +72,7 @@ def suppress(
     threshold: float,
     eta: float = 1.0,
     top_k: int = -1,
+    most: int = -1,
 ) -> np.ndarray:
     """Indices of the boxes that remain, by falling score.
 
@@ -65,6 +83,7 @@ def suppress(
         threshold: a box that overlaps a better one by more is out.
         eta: while the threshold is above 0.5 it is multiplied by this after each kept box.
         top_k: how many of the best boxes are looked at, -1 for all.
+        most: how many boxes may remain, -1 for all.
     """
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] > least]
@@ -72,6 +91,8 @@ def suppress(
         order = order[:top_k]
     kept: list[int] = []
     for index in order.tolist():
+        if len(kept) == most:
+            break
         if not kept or overlap(boxes[index], boxes[kept]).max() <= threshold:
             kept.append(index)
             if eta < 1 and threshold > 0.5:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from caffe_bridge.errors import GraphError
-from caffe_bridge.graph import Shape
+from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.layers.base import BlobSpec, Emitter, Layer, at_least
-from caffe_bridge.layers.registry import register
+from caffe_bridge.layers.registry import LAYERS, register
 
 _PHASES = {"TRAIN": 0, "TEST": 1}
 _permission = {"granted": False}
@@ -158,12 +158,21 @@ class Python(Layer):
     Caffe source:
         python_layer.hpp, python/caffe/_caffe.cpp
     Differences:
-        runs only after ``allow_python_layers()``; the class works on the CPU in float32.
+        runs only after ``allow_python_layers()``; the class works on the CPU in float32. Without
+        permission a class that is registered as a layer type ``module.layer``, such as
+        ``rpn.proposal_layer.ProposalLayer``, is computed by that type; nothing is imported.
     """
 
     param_field = "python_param"
     bottoms = at_least(0)
     tops = at_least(0)
+
+    @classmethod
+    def resolve(cls, spec: LayerSpec) -> type[Layer]:
+        """The built-in layer that stands for a well-known class, unless user's code may run."""
+        p = spec.record.python_param
+        known = f"{p.module}.{p.layer}"
+        return LAYERS.get(known) if known in LAYERS and not _permission["granted"] else cls
 
     def configure(self) -> None:
         """Import the class.

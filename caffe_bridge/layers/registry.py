@@ -32,7 +32,7 @@ def layer_class(spec: LayerSpec) -> type[Layer]:
         UnknownLayerError: no such type; names near matches and how to plug one in.
     """
     if spec.type in LAYERS:
-        return LAYERS.get(spec.type)
+        return LAYERS.get(spec.type).resolve(spec)
     near = LAYERS.closest(spec.type)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise UnknownLayerError(

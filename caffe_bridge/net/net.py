@@ -52,6 +52,9 @@ class Net(nn.Module):
         elif weights is not None:
             self.missing = copy_weights(self.built, weights)
         self.values: dict[str, Tensor] = {}
+        #: Whether a training pass keeps every value with its gradient in ``kept`` (debug_info).
+        self.keep_diffs = False
+        self.kept: list[Tensor] = []
 
     @property
     def spec(self) -> NetSpec:
@@ -153,8 +156,13 @@ class Net(nn.Module):
         Returns:
             The total loss: every loss top times its weight.
         """
-        self.values = {}  # lets go of the last pass before the next one needs the memory
+        self.values, self.kept = {}, []  # the next pass needs the memory of the last one
         values = self.run(feed)
+        if self.keep_diffs:
+            self.kept = values
+            for value in values:
+                if value.requires_grad:
+                    value.retain_grad()
         self.values = {b: values[v.index].detach() for b, v in self.built.graph.blobs().items()}
         weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]
         if not weighted:

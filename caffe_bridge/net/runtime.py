@@ -17,6 +17,7 @@ from torch import Tensor
 from caffe_bridge.errors import BackendError
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.net.build import Built
 from caffe_bridge.net.net import Net
 
 #: Layers whose products run in the low format: their sums are accumulated in float32 inside.
@@ -80,16 +81,17 @@ class Runtime:
 class RuntimeNet(Net):
     """A net that runs as a :class:`Runtime` says.
 
-    Compiled or recorded, only the outputs and the fed blobs are kept after a pass, because the
-    others are no longer computed one by one.
+    Compiled, recorded or with a scaled loss, a training pass keeps only the outputs and the fed
+    blobs.
 
     Args:
         spec: the filtered net.
         runtime: settings; ``prepare`` has been called.
+        built: its layers, when they have been made already.
     """
 
-    def __init__(self, spec: NetSpec, runtime: Runtime) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: NetSpec, runtime: Runtime, built: Built | None = None) -> None:
+        super().__init__(spec, built=built)
         self.runtime = runtime
         #: Multiplies the loss before the backward pass (fp16 only).
         self.loss_scale = 1.0
@@ -105,6 +107,11 @@ class RuntimeNet(Net):
     def static_gradients(self) -> bool:
         """Whether gradients must stay at their place in memory."""
         return self.runtime.cuda_graph
+
+    @property
+    def partial(self) -> bool:
+        """Whether a training pass keeps only the outputs and what was fed."""
+        return self.runtime.compile or self.runtime.cuda_graph or self.loss_scale != 1
 
     def _laid_out(self, value: Tensor) -> Tensor:
         if self.runtime.channels_last and value.ndim == 4:
@@ -149,7 +156,7 @@ class RuntimeNet(Net):
 
     def forward_backward(self, feed: Mapping[str, Tensor] | None = None) -> float:
         """One forward and backward pass; returns the total loss, not scaled."""
-        if not self.runtime.compile and not self.runtime.cuda_graph and not self.runtime.amp:
+        if not self.partial:
             return super().forward_backward(feed)
         self.values = {}
         self.fed = self.read(feed)

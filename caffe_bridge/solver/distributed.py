@@ -142,7 +142,7 @@ class Team(Ranks):
         seed = self.tell(torch.initial_seed())
         if self.rank:
             torch.manual_seed(seed + self.rank)
-        shared = share_statistics(solver.net.built, self.add) if self.sync_bn else 0
+        shared = share_statistics(solver.net.built, self.add, self.ranks) if self.sync_bn else 0
         trained = [b.value for b in solver.net.learnable if b.value.requires_grad]
         self.buckets = make_buckets(trained)
         if solver.param.layer_wise_reduce:

@@ -12,13 +12,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from caffe_bridge.errors import SolverError
+from caffe_bridge.errors import SchemaError, SolverError
 from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
 from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
 from caffe_bridge.schema import Record
+from caffe_bridge.solver.collapse import CollapseGuard
+from caffe_bridge.solver.debug_info import debug_lines
+from caffe_bridge.solver.events import Listener, named_numbers, output_lines
 from caffe_bridge.solver.force import check_force, decay_at
+from caffe_bridge.solver.health import check_loss, check_weights, write_failed
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.ranks import Ranks
@@ -36,6 +40,7 @@ from caffe_bridge.solver.snapshot import (
     read_state,
     restore_history,
     snapshot_paths,
+    weights_beside,
     write_state,
 )
 from caffe_bridge.solver.terms import gradient_terms
@@ -114,7 +119,15 @@ class Solver:
         self.on_start: list[Callable[[Solver], None]] = []
         self.on_gradients: list[Callable[[Solver], None]] = []
         self.callbacks: list[Callable[[Solver], None]] = []
+        #: Called with the gradients before they are clipped; False skips the update.
+        self.gates: list[Callable[[Solver, list[Tensor]], bool]] = []
+        self.listeners: list[Listener] = []
+        self.guard = CollapseGuard(solver, self.net.learnable)
+        self.last_snapshot = ""
+        if isinstance(self.net, Net):
+            self.net.keep_diffs = bool(solver.debug_info)
         self.loss = 0.0
+        self.resumed = False
         self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
         self.test_results: list[dict[str, float]] = []
         self.test_iteration = -1
@@ -144,7 +157,9 @@ class Solver:
     def step(self, iterations: int) -> None:
         """Train for a number of iterations."""
         end = self.iteration + iterations
-        self.recent.clear()
+        if not self.resumed:
+            self.recent.clear()
+        self.resumed = False
         started, since = time.monotonic(), self.iteration
         while self.iteration < end and not self.ranks.agreed("stop", self.stop_requested):
             self._clear_gradients()
@@ -155,7 +170,11 @@ class Solver:
             loss = 0.0
             for _ in range(max(1, int(self.param.iter_size))):
                 loss += self.net.forward_backward()
+                if self.param.debug_info and isinstance(self.net, Net):
+                    for line in debug_lines(self.net):
+                        self.say(line, "net.cpp:600")
             self.loss = loss / max(1, int(self.param.iter_size))
+            check_loss(self)
             self.recent.append(self.loss)
             if self.param.display and self.iteration % self.param.display == 0:
                 now = time.monotonic()
@@ -226,7 +245,7 @@ class Solver:
             if blob.value.grad is None:
                 blob.value.grad = torch.zeros_like(blob.value)
             grads.append(blob.value.grad)
-        if not grads:
+        if not grads or not all(gate(self, grads) for gate in self.gates):
             return
         self._clip(grads)
         if solver.iter_size > 1:
@@ -254,18 +273,22 @@ class Solver:
         rate = iterations / seconds if seconds > 0 else 0.0
         speed = f"({rate:g} iter/s, {seconds:g}s/{self.param.display} iters)"
         self.say(f"Iteration {self.iteration} {speed}, loss = {average:g}", "solver.cpp:228")
-        for line in self._outputs(self.net, lambda name: self.net.fetch(name)):
+        for line in output_lines(self.net.built, self.net.fetch):
             self.say("    Train net output #" + line, "solver.cpp:244")
+        self._warn()
+        if self.listeners:
+            step = current_step(self.param, self.iteration, self.step_index)
+            rate = learning_rate(self.param, self.iteration, step)
+            outputs = {v.blob: self.net.fetch(v.blob) for v in self.net.built.graph.outputs}
+            self._tell("display", loss=average, lr=rate, outputs=named_numbers(outputs))
 
-    def _outputs(self, net: SolvableNet, fetch: Callable[[str], Tensor]) -> list[str]:
-        weights = net.built.loss_weights()
-        lines: list[str] = []
-        for value in net.built.graph.outputs:
-            for number in fetch(value.blob).reshape(-1).tolist():
-                weight = weights.get(value.index, 0.0)
-                loss = f" (* {weight:g} = {weight * number:g} loss)" if weight else ""
-                lines.append(f"{len(lines)}: {value.blob} = {number:g}{loss}")
-        return lines
+    def _warn(self) -> None:
+        for line in self.guard.warnings():
+            self.say(line, "solver.cpp:250")
+
+    def _tell(self, kind: str, **more: object) -> None:
+        for listener in self.listeners:
+            listener({"event": kind, "iteration": self.iteration, **more})
 
     def test_all(self) -> list[dict[str, float]]:
         """Run every test net for its test_iter batches.
@@ -275,6 +298,7 @@ class Solver:
         """
         self.test_iteration = self.iteration
         self.test_results = [self._test(index) for index in range(len(self.test_nets))]
+        self._warn()
         return self.test_results
 
     def _test(self, index: int) -> dict[str, float]:
@@ -290,13 +314,10 @@ class Solver:
                 sums[value.blob] = sums[value.blob] + got if value.blob in sums else got
         if self.param.test_compute_loss:
             self.say(f"Test loss: {loss / batches:g}", "solver.cpp:395")
-        for line in self._outputs(net, lambda name: sums[name] / batches):
+        for line in output_lines(net.built, lambda name: sums[name] / batches):
             self.say("    Test net output #" + line, "solver.cpp:404")
-        means: dict[str, float] = {}
-        for name, total in sums.items():
-            numbers = (total / batches).reshape(-1).tolist()
-            keys = [name] if len(numbers) == 1 else [f"{name}[{i}]" for i in range(len(numbers))]
-            means.update(zip(keys, numbers, strict=True))
+        means = named_numbers({name: total / batches for name, total in sums.items()})
+        self._tell("test", net=index, outputs=means)
         return means
 
     def snapshot(self) -> str:
@@ -306,13 +327,15 @@ class Solver:
         call this, rank 0 writes.
 
         Raises:
-            SolverError: no snapshot_prefix is set.
+            SolverError: no snapshot_prefix is set, weights are not finite, or the files cannot be
+                written; older snapshots stay.
         """
         use_hdf5 = self.param.snapshot_format == "HDF5"
         weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
         everyone = self.ranks.gather(rank_state(self))
         if everyone is None:
             return state
+        check_weights(self)
         try:
             Path(weights).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -324,10 +347,16 @@ class Solver:
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
         history = [h.cpu().numpy() for block in self.history for h in block]
         self.say(f"Snapshotting solver state to {kind} file {state}", "sgd_solver.cpp:273")
-        with atomic_paths([weights, side_path(state), state]) as (new_weights, new_side, new_state):
-            self.net.save(new_weights)
-            write_side(new_side, self, everyone)
-            write_state(new_state, State(self.iteration, self.step_index, weights, history))
+        files: list[str | os.PathLike[str]] = [weights, side_path(state), state]
+        try:
+            with atomic_paths(files) as (new_weights, new_side, new_state):
+                self.net.save(new_weights)
+                write_side(new_side, self, everyone)
+                write_state(new_state, State(self.iteration, self.step_index, weights, history))
+        except (OSError, RuntimeError, SchemaError) as error:
+            raise write_failed(self, state, error) from error
+        self.last_snapshot = state
+        self._tell("snapshot", path=state)
         return state
 
     def _prefix(self) -> str:
@@ -339,8 +368,8 @@ class Solver:
     def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
         """Resume from a solverstate and the weights that it names.
 
-        Nothing changes unless both fit. Several ranks resume with
-        :func:`caffe_bridge.solver.resume.resume`.
+        Nothing changes unless both fit; a side file of another run is found out afterwards.
+        Several ranks resume with :func:`caffe_bridge.solver.resume.resume`.
 
         Args:
             path: the solverstate.
@@ -355,18 +384,13 @@ class Solver:
         state = read_state(path)
         history = [h for block in self.history for h in block]
         check_history(str(path), state, history)
+        side = side_path(path)
+        found = read_side(side) if exact and side.is_file() else None
         if state.learned_net:
-            self.net.load(_beside(state.learned_net, path))
+            self.net.load(weights_beside(state.learned_net, path))
         restore_history(state, history)
         self.iteration, self.step_index = state.iteration, state.step
-        side = side_path(path)
-        if exact and side.is_file():
-            found = read_side(side)
+        self.last_snapshot = os.fspath(path)
+        if found is not None:
             check_side(side, self, found)
             apply_side(side, self, found)
-
-
-def _beside(learned: str, state: str | os.PathLike[str]) -> str:
-    """The weights file of the recorded name beside the solverstate, else where it was written."""
-    beside = Path(state).parent / Path(learned).name
-    return str(beside) if beside.is_file() else learned

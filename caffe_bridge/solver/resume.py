@@ -142,7 +142,7 @@ def _set_rank_state(solver: Solver, states: list[dict[str, Any]]) -> bool:
         _set_net_state(net.built, entry, shared_only=False)
     solver.recent.clear()
     solver.recent.extend(float(loss) for loss in state["recent"])
-    solver.loss = float(state["loss"])
+    solver.loss, solver.resumed = float(state["loss"]), True
     if known:
         _set_generators(state["generators"])
     return known

@@ -79,3 +79,9 @@ def restore_history(state: State, history: list[Tensor]) -> None:
     """Copy stored history, already checked, into the solver's tensors."""
     for stored, mine in zip(state.history, history, strict=True):
         mine.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
+
+
+def weights_beside(learned: str, state: str | os.PathLike[str]) -> str:
+    """The weights file of the recorded name beside the solverstate, else where it was written."""
+    beside = Path(state).parent / Path(learned).name
+    return str(beside) if beside.is_file() else learned

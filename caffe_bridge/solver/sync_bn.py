@@ -34,8 +34,8 @@ class _Sum(torch.autograd.Function):
         return total, None
 
 
-def share_statistics(built: Built, add: Add) -> int:
-    """Let the BatchNorm layers of a net use statistics of all ranks; returns how many there are."""
+def share_statistics(built: Built, add: Add, ranks: int) -> int:
+    """Let the BatchNorm layers of a net use statistics of all ranks; returns how many do."""
 
     def normalise(
         x: Tensor, mean: Tensor, variance: Tensor, training: bool, momentum: float, eps: float
@@ -57,5 +57,5 @@ def share_statistics(built: Built, add: Add) -> int:
 
     found = [x for x in built.layers if isinstance(x, BatchNorm) and not x.use_global_stats]
     for layer in found:
-        layer.normalise = normalise
+        layer.normalise, layer.sharing = normalise, ranks
     return len(found)

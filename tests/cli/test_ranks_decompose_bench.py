@@ -118,7 +118,7 @@ def test_hdf5(folder: Path, capsys: Capture) -> None:
 def test_exactly_one_source(more: list[str], folder: Path, capsys: Capture) -> None:
     result = call(capsys, *DECOMPOSE, *more)
     assert result.status == 2
-    assert result.err.startswith("error: give exactly one of --energy, --ranks, --config and")
+    assert result.err.startswith("error: give exactly one of --energy, --ranks, --config, --plan")
 
 
 @pytest.mark.parametrize("more", [["--method", "svd"], ["--except", "x.json"], ["--fc"]])
@@ -189,3 +189,34 @@ def test_lowrank_onnx_has_the_names_of_the_pair(folder: Path, capsys: Capture) -
     assert call(capsys, *DECOMPOSE, "--ranks", 2).status == 0
     names = [node.name for node in onnx.load("low/lowrank.onnx").graph.node]
     assert names[:2] == ["conv1_lowrank", "conv1_linear"]
+
+
+def test_budget(folder: Path, capsys: Capture) -> None:
+    report = call(capsys, *DECOMPOSE, "--budget", "macs=0.6", "--fc", "--json").json
+    assert report["ranks"]
+    plan = json.loads(Path("low/plan.json").read_text())
+    assert plan["settings"]["macs_after"] <= 0.6 * plan["settings"]["macs_before"]
+    assert report["worst"] <= 1e-4
+    for more, message in (
+        (["--budget", "half"], "write it as macs=0.5 or params=0.5"),
+        (["--budget", "ms=0.5"], "budget unit is 'ms'"),
+        (["--budget", "macs=0.5", "--method", "svd"], "--method has no effect on --budget"),
+        (["--energy", "0.9", "--batches", "2"], "--batches has no effect without --calibrate"),
+        (["--energy", "0.9", "--align", "x"], "--align x: give a positive integer, or auto"),
+    ):
+        result = call(capsys, *DECOMPOSE, *more)
+        assert result.status
+        assert message in result.err
+
+
+def test_calibrate(folder: Path, capsys: Capture) -> None:
+    net = Net("net.prototxt", weights="net.caffemodel")
+    random = np.random.default_rng(0)
+    arrays = {k: random.random((2 * s[0], *s[1:]), np.float32) for k, s in net.inputs.items()}
+    np.savez("in.npz", **arrays)
+    report = call(capsys, *DECOMPOSE, "--ranks", 2, "--calibrate", "in.npz", "--json").json
+    assert report["worst"] <= 1e-4
+    plan = json.loads(Path("low/plan.json").read_text())
+    assert plan["settings"]["data_aware"] == "asymmetric"
+    result = call(capsys, *DECOMPOSE, "--ranks", 2, "--calibrate", "data")
+    assert "is fed by the caller; give an npz" in result.err

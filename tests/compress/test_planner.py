@@ -208,3 +208,59 @@ def test_weights_without_the_layer() -> None:
 def test_weights_of_another_net(blobs: list[np.ndarray], message: str) -> None:
     with pytest.raises(WeightError, match=message):
         make_plan(NET, as_weights({"a": blobs}), energy=0.9)
+
+
+def test_mixed_config() -> None:
+    config = {
+        "a": {"method": "spatial", "rank": 3},
+        "b": {"method": "tucker", "rank": [2, 4]},
+        "fc": {"method": "svd", "energy": 0.8, "options": {"balance": "first"}},
+    }
+    plan = make_plan(NET, WEIGHTS, config=config)
+    found = [(e.layer, e.method, e.rank) for e in plan.decomposed()]
+    assert found[:2] == [("a", "spatial", 3), ("b", "tucker", (2, 4))]
+    assert found[2] == ("fc", "svd", rank_by_energy(spectrum("fc"), 0.8))
+    assert plan.decomposed()[2].options == {"balance": "first"}
+    assert parse_plan(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"method": "spatial"}, "config: a: give exactly one of 'rank' and 'energy'"),
+        ({"rank": 2, "energy": 0.5}, "config: a: give exactly one of 'rank' and 'energy'"),
+        ({"rank": 2, "ranks": 2}, "config: a: unknown key 'ranks'; known keys are method, rank"),
+        ({"method": 3, "rank": 2}, "config: a: 'method' wants a text, found 3"),
+        ({"method": "spatil", "rank": 2}, "config: a: unknown decomposition 'spatil'. Did you"),
+        ({"rank": 2, "options": 3}, "config: a: 'options' wants an object, found 3"),
+        ({"energy": "high"}, "config: a: 'energy' wants a number, found \"high\""),
+        ([2, 3], r"pca has one rank, found \[2, 3\]"),
+        ("8", 'config: a: rank is "8"; give a positive integer'),
+    ],
+)
+def test_bad_wishes(wish: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        make_plan(NET, WEIGHTS, config={"a": wish})
+
+
+def test_methods_leave_what_they_cannot_serve() -> None:
+    entries = by_name(make_plan(NET, WEIGHTS, energy=0.8, method="spatial", include_fc=True))
+    assert [name for name, entry in entries.items() if not entry.whole] == ["a", "dw", "b"]
+    assert "serves convolutions only" in entries["fc"].reason
+
+
+def test_alignment_to_a_block() -> None:
+    entries = by_name(make_plan(NET, WEIGHTS, config={"a": 3, "b": 4}, block=4))
+    assert (entries["a"].rank, entries["b"].rank) == (4, 8)
+    assert entries["a"].reason == "given rank; rank 3 rounded up to the block of 4"
+    plan = make_plan(NET, WEIGHTS, energy=0.5, block=100)
+    assert [e.rank for e in plan.decomposed()] == [8, 12]
+
+
+@pytest.mark.parametrize("rule", ["energy", "norm", "error", "stable", "evbmf"])
+def test_every_rule_for_two_ranks(rule: str) -> None:
+    entries = by_name(make_plan(NET, WEIGHTS, energy=0.7, method="tucker", rule=rule))
+    assert len(entries["a"].rank) == 2
+    if rule in ("energy", "norm", "error"):
+        least = {"energy": 0.7, "norm": 0.49, "error": 0.51}[rule]
+        assert entries["a"].energy >= least

@@ -13,7 +13,8 @@ from caffe_bridge.compress import (
     rank_table,
     theoretical_speedup,
 )
-from caffe_bridge.compress.rank import energy, rank_for, tail_error
+from caffe_bridge.compress.rank import align, energy, rank_for, tail_error
+from caffe_bridge.compress.rank.evbmf import noise_variance
 from caffe_bridge.errors import PlanError
 from tests.compress.checks import CONV, FC, GAUSS, filled, net_text
 
@@ -131,3 +132,63 @@ def test_rank_table_refusals(name: str, message: str) -> None:
     record, weights = filled(TEXT)
     with pytest.raises(PlanError, match=message):
         rank_table(record, weights, 0.9, [name])
+
+
+def test_relative_error_rule() -> None:
+    for bound in (0.05, 0.1, 0.3, 0.5, 0.99):
+        rank = RANK_RULES.get("error")(VALUES, bound)
+        assert tail_error([VALUES], rank) <= bound
+        assert rank == 1 or tail_error([VALUES], rank - 1) > bound
+    # 5 % of the norm is 0.25 % of the energy, not 5 %.
+    assert RANK_RULES.get("error")(VALUES, 0.05) == rank_by_energy(VALUES, 0.9975)
+
+
+def test_stable_rank_rule() -> None:
+    stable = RANK_RULES.get("stable")
+    assert stable(VALUES, 1.0) == 2
+    assert stable(VALUES, 2.0) == 4
+    assert stable(VALUES, 100.0) == 5
+    assert stable(np.ones(7), 1.0) == 7
+    assert stable(np.zeros(4), 1.0) == 1
+    with pytest.raises(PlanError, match=r"ratio of the stable rank is 0.0; give a positive"):
+        stable(VALUES, 0.0)
+
+
+def _noisy(noise: float, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    signal = random.standard_normal((64, 12)) @ random.standard_normal((12, 576))
+    weight = signal / np.sqrt(12) + noise * random.standard_normal((64, 576))
+    return np.linalg.svd(weight, compute_uv=False) ** 2
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.5])
+def test_evbmf_recovers_the_rank(noise: float) -> None:
+    rule = RANK_RULES.get("evbmf")
+    assert rule(_noisy(noise), 1.0, (64, 576)) == 12
+    assert rule(_noisy(noise), 1.0, (576, 64)) == 12
+    variance, _ = noise_variance(_noisy(noise), (64, 576))
+    assert np.sqrt(variance) == pytest.approx(noise, rel=0.2)
+
+
+def test_evbmf_loses_the_rank_in_noise() -> None:
+    rule = RANK_RULES.get("evbmf")
+    ranks = [rule(_noisy(noise), 1.0, (64, 576)) for noise in (0.5, 2.0, 4.0, 16.0)]
+    assert ranks == sorted(ranks, reverse=True)
+    assert 1 <= ranks[-1] < 12
+
+
+def test_evbmf_floor_and_weakening() -> None:
+    rule = RANK_RULES.get("evbmf")
+    assert rule(np.zeros(4), 1.0, (4, 9)) == 1
+    assert [rule(_noisy(0.1), ratio, (64, 576)) for ratio in (1.0, 0.5, 0.25)] == [12, 38, 51]
+    with pytest.raises(PlanError, match="evbmf needs the shape of the matrix"):
+        rule(VALUES, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rank", "most", "group", "block", "wanted"),
+    [(19, 64, 1, 16, 32), (16, 64, 1, 16, 16), (40, 192, 2, 16, 64), (61, 62, 1, 8, 62),
+     ((5, 61), (16, 62), 1, 8, (8, 62)), (1, 64, 1, 16, 16)],
+)  # fmt: skip
+def test_alignment(rank: object, most: object, group: int, block: int, wanted: object) -> None:
+    assert align(rank, most, group, block) == wanted

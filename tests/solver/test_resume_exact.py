@@ -60,7 +60,10 @@ def test_killed_and_resumed_equals_forty_iterations(kind: str, source: str, fold
     assert files == {f"snap_iter_20.{e}" for e in ("caffemodel", "solverstate", "bridgestate")}
     second = runs.solver(folder, kind, source)
     assert resume(second, "latest") == str(folder / "snap_iter_20.solverstate")
+    losses: list[int] = []
+    second.callbacks.append(lambda engine: losses.append(len(engine.recent)))
     second.step(20)
+    assert losses[0] == 7
     runs.close(second)
     straight = runs.solver(folder, kind, source)
     straight.step(40)

@@ -92,7 +92,7 @@ def test_a_snapshot_appears_whole_or_not_at_all(
         raise SchemaError("disk full")
 
     monkeypatch.setattr(engine_module, "write_state", fail)
-    with pytest.raises(SchemaError, match="disk full"):
+    with pytest.raises(SolverError, match=r"disk full.; nothing of it is left"):
         trained.snapshot()
     assert files(tmp_path) == set()
 

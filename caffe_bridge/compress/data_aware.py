@@ -1,0 +1,286 @@
+"""Decomposition that keeps a layer's answers on data instead of its weights.
+
+With the weight M of a layer, its responses y = M x on sampled inputs of the whole net, and g = M x^
+on what the net gives the layer once the layers before it are decomposed, reduced-rank regression
+finds the rank-r map of g that comes nearest to y:
+
+    A = S_yg (S_gg + eps I)^-1                      (S centred second moments)
+    U_r = leading eigenvectors of A S_gg A^T
+    NAME_lowrank = U_r^T A M,   NAME_linear = U_r,   bias = b + mu_y - U_r U_r^T A mu_g
+
+``asymmetric=False`` takes x^ = x, which leaves A = I: the output PCA with the mean as bias of Zhang
+et al., "Accelerating very deep convolutional networks for classification and detection", TPAMI
+2016; the asymmetric form, front to back, is theirs as well. Groups are solved each for itself.
+
+The layers made are those of filter PCA, so names, ranks and costs are the same; a layer without a
+bias gets one, which the mean needs. Only second moments [N, N] are kept of each layer, from
+``positions`` seeded random places of every batch item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from caffe_bridge.compress.calibration import Feed, Moments, columns
+from caffe_bridge.compress.chain import as_stored, layer_param, pointwise
+from caffe_bridge.compress.decompose import total
+from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
+from caffe_bridge.compress.plan import LayerPlan, Plan
+from caffe_bridge.compress.planner import shown
+from caffe_bridge.compress.rank import rank_for
+from caffe_bridge.compress.rewrite import Blobs, as_weights_of, rewrite
+from caffe_bridge.compress.target import Target, find_targets
+from caffe_bridge.errors import PlanError
+from caffe_bridge.graph import load_net
+from caffe_bridge.net import Net
+from caffe_bridge.schema import Record, Weights
+
+#: Methods whose pair of layers the data-aware factors fit.
+PAIRS = ("pca", "svd")
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class DataAware:
+    """A decomposed net: its record, the blobs of its layers, and the plan with output errors."""
+
+    net: Record
+    blobs: Blobs
+    plan: Plan
+
+
+def _node(net: Net, name: str) -> int:
+    for index, layer in enumerate(net.built.layers):
+        if layer.name == name:
+            return index
+    raise PlanError(f"{name} is not in the TEST net, where its answers are needed; make it whole.")
+
+
+def _axis(net: Net, index: int, target: Target) -> int:
+    """The axis of the filters in the layer's top."""
+    shape = net.built.shapes[net.built.graph.nodes[index].outputs[0].index]
+    return len(shape) - 1 - len(target.kernel)
+
+
+def _sample(sizes: Sequence[int], axis: int, positions: int, seed: int) -> list[int] | None:
+    """Flat places of a blob without ``axis``: ``positions`` for each batch item, or all."""
+    if not positions:
+        return None
+    items = int(np.prod(sizes[:axis], dtype=int))
+    places = int(np.prod(sizes[axis + 1 :], dtype=int))
+    if places <= positions:
+        return None
+    random = np.random.default_rng(seed)
+    return [
+        i * places + int(p) for i in range(items) for p in random.permutation(places)[:positions]
+    ]
+
+
+@torch.no_grad()
+def moments(
+    net: Net, target: Target, feeds: Sequence[Feed], other: Net | None = None, positions: int = 32
+) -> list[Moments]:
+    """Second moments of a layer's responses without bias, for every group.
+
+    Args:
+        net: the whole net, whose layer gives y.
+        target: the layer.
+        feeds: batches.
+        other: the net whose values enter ``<layer>_lowrank``, for g; y itself when None.
+        positions: places of each item that are sampled; 0 for all.
+    """
+    index = _node(net, target.name)
+    layer, node = net.built.layers[index], net.built.graph.nodes[index]
+    axis, size = _axis(net, index, target), target.num_output // target.group
+    found = [Moments(size) for _ in range(target.group)]
+    bias = 0.0 if target.bias is None else target.bias.astype(np.float64)[:, None]
+    for number, feed in enumerate(feeds):
+        values = net.run(feed)
+        tops = [values[v.index] for v in node.outputs]
+        inexact = tops
+        if other is not None:
+            place = _node(other, target.name + LOWRANK)
+            theirs = other.run(feed)
+            bottoms = [theirs[v.index] for v in other.built.graph.nodes[place].inputs]
+            inexact = layer.run(bottoms)
+        for y, g in zip(tops, inexact, strict=True):
+            picked = _sample(y.shape, axis, positions, number)
+            pair = [columns(v, axis, picked) - bias for v in (y, g)]
+            for part, one, two in zip(found, *(np.split(v, target.group) for v in pair)):
+                part.add(one, two)
+    return found
+
+
+def regress(found: Moments, rank: int, exact: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U_r [N, r], U_r^T A [r, N] and the bias mu_y - U_r U_r^T A mu_g of one group.
+
+    Args:
+        found: the moments.
+        rank: r.
+        exact: whether g is y, so that A = I.
+    """
+    yy, yg, gg = found.covariances
+    if exact:
+        vectors = np.linalg.eigh(yy)[1][:, ::-1][:, :rank]
+        reduced = vectors.T
+    else:
+        ridge = _RIDGE * np.trace(gg) / len(gg) + np.finfo(float).tiny
+        full = np.linalg.solve(gg + ridge * np.eye(len(gg)), yg.T).T
+        vectors = np.linalg.eigh(full @ gg @ full.T)[1][:, ::-1][:, :rank]
+        reduced = vectors.T @ full
+    mean_y, mean_g = found.means
+    return vectors, reduced, mean_y - vectors @ (reduced @ mean_g)
+
+
+def _left(found: Moments, vectors: np.ndarray, reduced: np.ndarray) -> tuple[float, float]:
+    """Squared error of the centred responses, and their squared norm."""
+    yy, yg, gg = found.covariances
+    made = vectors @ reduced
+    left = np.trace(yy) - 2 * np.sum(made * yg) + np.sum((made @ gg) * made)
+    return max(float(left), 0.0), float(np.trace(yy))
+
+
+def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs: Blobs) -> float:
+    """Put the data-aware factors into the blobs; returns the relative error of the responses."""
+    solved = [regress(part, rank // target.group, exact) for part in found]
+    filters = np.split(target.weight.astype(np.float64), target.group)
+    basis = np.concatenate([s[1] @ part for s, part in zip(solved, filters, strict=True)])
+    combination = np.concatenate([s[0] for s in solved])
+    bias = np.concatenate([s[2] for s in solved])
+    if target.bias is not None:
+        bias = bias + target.bias
+    if target.is_fc:
+        pair = [basis, combination]
+        if target.record.inner_product_param.transpose:
+            pair = [m.T for m in pair]
+    else:
+        pair = [basis.reshape(-1, *target.shape), pointwise(combination, len(target.kernel))]
+    blobs[target.name + LOWRANK] = [as_stored(pair[0], target)]
+    blobs[target.name + LINEAR] = [as_stored(pair[1], target), as_stored(bias, target)]
+    errors = [_left(part, s[0], s[1]) for part, s in zip(found, solved, strict=True)]
+    norm = sum(n for _, n in errors)
+    return float(np.sqrt(sum(e for e, _ in errors) / norm)) if norm > 0 else 0.0
+
+
+def _with_biases(net: Record, names: set[str]) -> None:
+    for layer in net.layer:
+        if layer.name in {name + LINEAR for name in names}:
+            layer_param(layer).bias_term = True
+
+
+def output_ranks(
+    net: Record,
+    weights: Weights,
+    feeds: Sequence[Feed],
+    energy: float,
+    *,
+    layers: Sequence[str] | None = None,
+    rule: str = "energy",
+    include_fc: bool = False,
+    positions: int = 32,
+) -> Plan:
+    """A plan whose ranks keep a share of the energy of the layers' centred responses.
+
+    Args:
+        net: unfiltered NetParameter in the current format.
+        weights: its weights.
+        feeds: batches for the TEST net.
+        energy: ratio for the rule.
+        layers: names; all that can be decomposed when None.
+        rule: name of the rank rule.
+        include_fc: fully connected layers too, when ``layers`` is None.
+        positions: places of each item that are sampled; 0 for all.
+
+    Raises:
+        PlanError: ratio or rule are wrong, or a named layer cannot be decomposed.
+    """
+    found = find_targets(net, weights)
+    for name in layers or ():
+        if not isinstance(found.get(name), Target):
+            reason = found.get(name, "it is no layer with a weight matrix")
+            raise PlanError(f"layers: {name} cannot be decomposed: {reason}; remove it.")
+    whole = Net(load_net(net, "TEST"), weights=weights)
+    present = {layer.name for layer in whole.built.layers}
+    entries = []
+    for name, target in found.items():
+        listed = name in layers if layers is not None else True
+        if not listed or not isinstance(target, Target) or target.depthwise or name not in present:
+            continue
+        if layers is None and target.is_fc and not include_fc:
+            continue
+        parts = moments(whole, target, feeds, positions=positions)
+        spectra = [np.clip(np.linalg.eigvalsh(p.covariances[0])[::-1], 0, None) for p in parts]
+        size = target.num_output // target.group
+        most = target.group * min(size, target.inputs)
+        rank = min(rank_for(spectra, energy, rule, (size, parts[0].count)), most)
+        reason = f"responses keep {energy:g} by rule {rule}"
+        entries.append(LayerPlan(name, "pca", rank, reason=reason))
+    settings = {"data_aware": True, "energy": energy, "rule": rule}
+    return Plan(entries, net.origin, weights.source, settings)
+
+
+def decompose_with_data(
+    net: Record,
+    weights: Weights,
+    plan: Plan,
+    feeds: Sequence[Feed],
+    *,
+    asymmetric: bool = True,
+    positions: int = 32,
+) -> DataAware:
+    """Replace the planned layers, front to back, by factors that keep their answers on data.
+
+    Args:
+        net: unfiltered NetParameter in the current format.
+        weights: its weights.
+        plan: layers and ranks; entries of other methods than pca and svd are made without data.
+        feeds: batches for the TEST net.
+        asymmetric: regress on what the decomposed net gives the layer, not on the whole net's.
+        positions: places of each item that are sampled; 0 for all.
+
+    Returns:
+        Record and blobs as of :func:`~caffe_bridge.compress.rewrite.rewrite`, and the plan with
+        ``error`` the relative error of the centred responses.
+
+    Raises:
+        PlanError: the plan does not fit the net, or there is no batch.
+        WeightError: the weights do not belong to the net.
+    """
+    if not feeds:
+        raise PlanError("data-aware decomposition wants at least one batch of inputs.")
+    made, blobs = rewrite(net, weights, plan)
+    found = find_targets(net, weights)
+    whole = Net(load_net(net, "TEST"), weights=weights)
+    order = [layer.name for layer in whole.built.layers]
+    wanted = {entry.layer: entry for entry in plan.decomposed() if entry.method in PAIRS}
+    for name in wanted:
+        _node(whole, name)
+    _with_biases(made, set(wanted))
+    for name in wanted:
+        # Until their turn comes, layers without a bias have one of zeros.
+        if len(blobs[name + LINEAR]) == 1:
+            weight = blobs[name + LINEAR][0]
+            target = found[name]
+            filters = target.num_output if isinstance(target, Target) else 0
+            blobs[name + LINEAR].append(np.zeros(filters, weight.dtype))
+    errors: dict[str, float] = {}
+    for name in sorted(wanted, key=order.index):
+        target = found[name]
+        if not isinstance(target, Target):
+            continue
+        other = Net(load_net(made, "TEST"), weights=as_weights_of(blobs)) if asymmetric else None
+        parts = moments(whole, target, feeds, other, positions)
+        errors[name] = _replace(target, parts, total(wanted[name].rank), not asymmetric, blobs)
+    way = "asymmetric" if asymmetric else "symmetric"
+    entries = [
+        replace(e, error=shown(errors[e.layer]), energy=shown(1 - errors[e.layer] ** 2),
+                reason=f"{e.reason}; {way} fit to responses".lstrip("; "))
+        if e.layer in errors else e
+        for e in plan.layers
+    ]  # fmt: skip
+    settings = {**plan.settings, "data_aware": way}
+    return DataAware(made, blobs, Plan(entries, plan.net, plan.weights, settings))

@@ -1,0 +1,81 @@
+"""The time of whole nets: the original, and what a choice of forms makes of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffe_bridge.bench import Schedule, make_session, measure, speed_up
+from caffe_bridge.compress.latency.forms import Form
+from caffe_bridge.compress.latency.single import fill_small
+from caffe_bridge.graph import NetSpec, Shape, layer_spec
+from caffe_bridge.net import Net, with_inputs
+from caffe_bridge.onnx_export import convert
+from caffe_bridge.schema import Weights
+
+#: Short, because it is repeated for every correction; interleaved, so that drift meets both.
+SCHEDULE = Schedule(
+    min_runs=30, min_seconds=0.6, warmup_runs=3, warmup_seconds=0.1, block=5, max_seconds=6.0
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median milliseconds of two nets in one interleaved run, and the ratio of the medians."""
+
+    before_ms: float
+    after_ms: float
+    speed_up: float
+
+
+def original(spec: NetSpec, weights: Weights, batch: int) -> Net:
+    """The net at a batch size, with its weights.
+
+    Raises:
+        BridgeError: it cannot be built.
+    """
+    inputs = Net(spec, weights=weights).inputs
+    shapes: dict[str, Shape] = {name: (batch, *shape[1:]) for name, shape in inputs.items()}
+    net = Net(with_inputs(spec, shapes), weights=weights)
+    return net.eval()
+
+
+def replaced(net: Net, forms: Mapping[str, Form], weights: Weights) -> Net:
+    """The net with layers in other forms, whose weights are random: only time counts here."""
+    layers = []
+    fresh: list[str] = []
+    for layer in net.spec.layers:
+        form = forms.get(layer.name)
+        if form is None:
+            layers.append(layer)
+            continue
+        made = form.method.records(layer.record, form.rank)
+        fresh += [record.name for record in made]
+        layers += [layer_spec(record) for record in made]
+    small = Net(net.spec.with_layers(tuple(layers)), weights=weights)
+    fill_small(small, fresh)
+    return small.eval()
+
+
+def measure_nets(
+    before: Net, after: Net | None, batch: int, threads: int, device: str = "cpu"
+) -> Measured:
+    """Time two nets against each other; with ``after`` None only the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        nets = {"before": before} if after is None else {"before": before, "after": after}
+        sessions = {
+            name: make_session(
+                convert(net, Path(folder) / f"{name}.onnx"), threads, device, batch=batch
+            )
+            for name, net in nets.items()
+        }
+        timings = measure(
+            sessions, SCHEDULE.min_runs, SCHEDULE.min_seconds, SCHEDULE.warmup_runs,
+            SCHEDULE.warmup_seconds, SCHEDULE.block, SCHEDULE.max_seconds,
+        )  # fmt: skip
+    first = timings["before"]
+    last = timings.get("after", first)
+    ratio = speed_up(first, last, draws=200).ratio
+    return Measured(first.stats().median_ms, last.stats().median_ms, ratio)

@@ -1,0 +1,183 @@
+"""The original tool's flags, and the verbs time and device_query."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from caffe_bridge.cli.caffe_flags import normalise
+from caffe_bridge.cli.train import on_signals
+from caffe_bridge.solver import Solver, read_solver
+from tests.cli.nets import SOLVER, call
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("train -solver s.prototxt", "train --solver s.prototxt"),
+        ("train --solver=s -gpu all", "train --solver=s --gpu all"),
+        ("-solver s train -weights a,b", "train --solver s --weights a,b"),
+        ("test -model m -weights w -iterations=5 -logtostderr=1", "test --model m --weights w "
+         "--iterations=5"),
+        ("time -model m -phase TEST -stage a,b -level 2 -v 1", "time --model m --phase TEST "
+         "--stage a,b --level 2"),
+        ("--debug device_query -gpu 0 -alsologtostderr", "--debug device_query --gpu 0"),
+        ("train -sigint_effect none -sighup_effect=stop", "train --sigint_effect none "
+         "--sighup_effect=stop"),
+        ("train -h", "train -h"),
+        ("convert net w -o x.onnx --level 1", "convert net w -o x.onnx --level 1"),
+        ("train -solver -weights", "train --solver -weights"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_normalise(given: str, wanted: str) -> None:
+    assert normalise(given.split()) == wanted.split()
+
+
+def test_train_and_test_in_one_dash_form(folder: Path, capsys: Capture) -> None:
+    result = call(capsys, "train", "-solver", "solver.prototxt", "-sighup_effect", "none")
+    assert result.status == 0
+    assert "Optimization Done." in result.err
+    result = call(capsys, "test", "-model=train.prototxt", "-weights", "snap_iter_6.caffemodel",
+                  "-iterations", "3")  # fmt: skip
+    assert result.status == 0
+    assert "accuracy = " in result.out
+
+
+def test_jsonl_seed_and_runtime_flags(folder: Path, capsys: Capture) -> None:
+    args = ["train", "--solver", "solver.prototxt", "--quiet", "--json", "--seed", "4",
+            "--channels-last"]  # fmt: skip
+    first = call(capsys, *args, "--jsonl", "log.jsonl")
+    assert first.status == 0, first.err
+    events = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    assert {e["event"] for e in events} == {"display", "test", "snapshot"}
+    assert call(capsys, *args).json["loss"] == first.json["loss"]
+    assert call(capsys, *args, "--amp", "bf16").json["loss"] == pytest.approx(
+        first.json["loss"], rel=0.1
+    )
+
+
+def test_fp16_trains_with_a_scaled_loss(folder: Path, capsys: Capture) -> None:
+    plain = call(capsys, "train", "--solver", "solver.prototxt", "--seed", "1", "--json", "--quiet")
+    half = call(capsys, "train", "--solver", "solver.prototxt", "--seed", "1", "--json", "--quiet",
+                "--amp", "fp16")  # fmt: skip
+    assert half.status == 0, half.err
+    assert half.json["loss"] == pytest.approx(plain.json["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["-gpu", "0"], 1, "torch sees 0 CUDA devices"),
+        (["-gpu", "all"], 1, "torch sees 0 CUDA devices"),
+        (["-gpu", "one"], 2, "write numbers separated by commas"),
+        (["-gpu", "0", "--device", "cpu"], 2, "give one of them"),
+        (["--cuda-graph"], 1, "CUDA graphs need a CUDA device"),
+        (["--device", "cuda"], 1, "torch sees 0 CUDA devices"),
+        (["--tensorboard", "tb"], 1, "caffe-bridge[tensorboard]"),
+        (["-sigint_effect", "jump"], 2, "jump"),
+    ],
+)
+def test_refusals(
+    flags: list[str], status: int, message: str, folder: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    result = call(capsys, "train", "-solver", "solver.prototxt", *flags)
+    assert (result.status, result.out) == (status, "")
+    assert message in result.err.splitlines()[-1]
+
+
+def test_several_gpus_need_torchrun(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = call(capsys, "train", "-solver", "solver.prototxt", "-gpu", "0,1")
+    assert result.status == 1
+    assert "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2" in result.err
+
+
+def test_compile_and_debug_info_exclude_each_other(folder: Path, capsys: Capture) -> None:
+    Path("d.prototxt").write_text(SOLVER + "debug_info: true\n")
+    result = call(capsys, "train", "-solver", "d.prototxt", "--compile")
+    assert result.status == 2
+    assert "debug_info needs every blob" in result.err
+    result = call(capsys, "train", "-solver", "d.prototxt")
+    assert result.status == 0
+    assert "[Backward] Layer conv1, param blob 0 diff: " in result.err
+
+
+def test_weights_of_the_solver_prototxt(folder: Path, capsys: Capture) -> None:
+    text = SOLVER.replace("max_iter: 6", "max_iter: 0")
+    Path("w.prototxt").write_text(text + 'weights: "net.caffemodel"\n')
+    assert call(capsys, "train", "-solver", "w.prototxt").status == 0
+    solver = Solver(read_solver("w.prototxt"))
+    solver.net.load("snap_iter_0.caffemodel")
+    trained = [b.value.detach().clone() for b in solver.net.learnable]
+    solver.net.load("net.caffemodel")
+    assert all((a == b.value).all() for a, b in zip(trained, solver.net.learnable, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("effects", "number", "wanted"),
+    [
+        (("snapshot", "stop"), signal.SIGINT, (False, True)),
+        (("snapshot", "stop"), signal.SIGHUP, (True, False)),
+        (("none", "none"), signal.SIGINT, (False, False)),
+        (("none", "none"), signal.SIGHUP, (False, False)),
+    ],
+)
+def test_effects_of_signals(
+    effects: tuple[str, str], number: int, wanted: tuple[bool, bool], folder: Path
+) -> None:
+    solver = Solver(read_solver("solver.prototxt"))
+    undo = on_signals(solver, *effects)
+    try:
+        signal.raise_signal(number)
+        assert (solver.stop_requested, solver.snapshot_requested) == wanted
+    finally:
+        undo()
+
+
+def test_time_prints_what_caffe_prints(folder: Path, capsys: Capture) -> None:
+    result = call(capsys, "time", "-model", "train.prototxt", "-iterations", "2")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "Average time per layer:"
+    assert any(x.strip().startswith("conv1\tbackward: ") and x.endswith(" ms.") for x in lines)
+    heads = [line.split(":")[0] for line in lines[-4:]]
+    assert heads == ["Average Forward pass", "Average Backward pass", "Average Forward-Backward",
+                     "Total Time"]  # fmt: skip
+
+
+def test_time_json_with_weights_and_other_inputs(folder: Path, capsys: Capture) -> None:
+    result = call(
+        capsys, "time", "--model", "net.prototxt", "--weights", "net.caffemodel", "--iterations",
+        "1", "--phase", "test", "--input", "data=3,3,6,6", "--json",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    found = result.json
+    assert [row["name"] for row in found["layers"]] == ["data", "conv1", "relu1", "ip", "prob"]
+    assert found["forward_ms"] > 0 and found["iterations"] == 1
+
+
+def test_time_refuses_what_it_cannot_time(folder: Path, capsys: Capture) -> None:
+    result = call(capsys, "time", "--model", "net.prototxt", "--compile")
+    assert result.status == 2
+    assert "one by one" in result.err
+
+
+def test_device_query(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    result = call(capsys, "device_query")
+    assert result.status == 0
+    assert "No CUDA devices." in result.out
+    assert call(capsys, "device_query", "--json").json["gpus"] == []
+    assert call(capsys, "device_query", "-gpu", "0").status == 1
+    assert call(capsys, "device_query", "-gpu", "x").status == 2

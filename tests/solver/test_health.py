@@ -1,0 +1,98 @@
+"""Divergence, snapshots that cannot be written, and what stays whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_bridge.errors import SolverError
+from caffe_bridge.schema import parse_text
+from caffe_bridge.solver import Solver
+from tests.solver.tiny import solver, weights
+
+LOG_NET = """
+  layer { name: "data" type: "DummyData" top: "x" top: "t" dummy_data_param {
+    shape { dim: 2 dim: 3 } data_filler { type: "gaussian" std: 1 } } }
+  layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+    inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+  layer { name: "log" type: "Log" bottom: "y" top: "z" }
+  layer { name: "loss" type: "EuclideanLoss" bottom: "z" bottom: "t" top: "loss" }
+"""
+
+
+def test_nan_loss_names_iteration_and_layer() -> None:
+    text = f"train_net_param {{ {LOG_NET} }} base_lr: 0.1 lr_policy: 'fixed' random_seed: 2"
+    made = Solver(parse_text(text, "SolverParameter"))
+    with pytest.raises(SolverError) as caught:
+        made.step(3)
+    message = str(caught.value)
+    assert message.startswith("iteration 0: the loss is nan; it began in layer log (Log)")
+    assert "its top 'z' holds" in message and "NaN" in message
+    assert "No snapshot was written before: start again" in message
+
+
+def test_divergence_names_the_last_good_snapshot(tmp_path: Path) -> None:
+    made = solver(tmp_path, "base_lr: 0.01")
+    made.step(1)
+    good = made.snapshot()
+    assert good == made.last_snapshot == str(tmp_path / "snap_iter_1.solverstate")
+    made.param.base_lr = 1e30
+    with pytest.raises(SolverError, match=r"last good snapshot is .*snap_iter_1\.solverstate"):
+        made.step(5)
+    names = sorted(p.name for p in tmp_path.glob("snap*"))
+    again = solver(tmp_path, "base_lr: 0.01")
+    again.restore(good)
+    assert all(np.isfinite(w).all() for w in weights(again))
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_broken_weights_are_never_snapshotted(tmp_path: Path) -> None:
+    made = solver(tmp_path)
+    made.snapshot()
+    made.step(1)
+    with torch.no_grad():
+        made.net.learnable[2].value[0, 1] = float("nan")
+    with pytest.raises(SolverError, match=r"no snapshot is written, because layer ip2 .*blob 0 "
+                       r"holds 1 NaN and 0 infinite of 8 numbers.*snap_iter_0"):  # fmt: skip
+        made.snapshot()
+    assert not list(tmp_path.glob("*_iter_1.*"))
+    with pytest.raises(SolverError, match="iteration 1: the loss is nan; it began in layer ip2"):
+        made.step(1)
+
+
+@pytest.mark.parametrize("ending", ["BINARYPROTO", "HDF5"])
+def test_a_full_disk_leaves_the_older_snapshot(tmp_path: Path, ending: str) -> None:
+    """A limit on file sizes fails a write just as a full disk does."""
+    code = f"""
+import resource
+from pathlib import Path
+from caffe_bridge.errors import SolverError
+from tests.solver.tiny import solver
+made = solver(Path({str(tmp_path)!r}), "snapshot_format: {ending}")
+made.step(2)
+old = made.snapshot()
+made.step(1)
+before = sorted(p.name for p in Path({str(tmp_path)!r}).iterdir())
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+try:
+    made.snapshot()
+except SolverError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert sorted(p.name for p in Path({str(tmp_path)!r}).iterdir()) == before
+    made.restore(old)
+    assert made.iteration == 2
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "iteration 3: cannot write snapshot" in done.stdout
+    assert "nothing of it is left" in done.stdout
+    assert "The last good snapshot is" in done.stdout and "snap_iter_2" in done.stdout
