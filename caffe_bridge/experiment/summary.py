@@ -109,14 +109,15 @@ def tuned_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
 
 def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     """Head and cells of the table of measured times."""
-    head = ["model", "median ms", "speed-up", "95 % interval", "file kB"]
+    head = ["model", "median ms", "p10", "p90", "speed-up", "95 % interval", "unstable", "file kB"]
     cells = []
     for model in document["results"]["bench"]["bench"]["models"]:
         gain = model["speed_up"]
         cells.append([
-            model["name"], f"{model['stats']['median_ms']:.3f}",
+            model["name"], *(f"{model['stats'][x]:.3f}" for x in ("median_ms", "p10_ms", "p90_ms")),
             f"{gain['ratio']:.2f}x" if gain else "",
             f"{gain['low']:.2f} to {gain['high']:.2f}" if gain else "",
+            "yes" if model["stats"]["unstable"] else "no",
             f"{model['file_bytes'] / 1000:.1f}",
         ])  # fmt: skip
     return head, cells
