@@ -61,7 +61,8 @@ def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
         count = len(row["seeds"])
         cells.append([
             row["name"].replace("_", " "), str(count),
-            _points((row["accuracy"], row["accuracy_spread"]), count), f"{-row['loss'] * 100:+.2f}",
+            _points((row["accuracy"], row["accuracy_spread"]), count),
+            f"{0 - row['loss'] * 100:+.2f}",
             *("/".join(map(str, row["ranks"][x])) for x in layers),
             _points((row["ratio"], row["ratio_spread"]), count), f"{row['drop']:.0%}",
         ])  # fmt: skip
@@ -108,14 +109,15 @@ def tuned_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
 
 def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     """Head and cells of the table of measured times."""
-    head = ["model", "median ms", "speed-up", "95 % interval", "file kB"]
+    head = ["model", "median ms", "p10", "p90", "speed-up", "95 % interval", "unstable", "file kB"]
     cells = []
     for model in document["results"]["bench"]["bench"]["models"]:
         gain = model["speed_up"]
         cells.append([
-            model["name"], f"{model['stats']['median_ms']:.3f}",
+            model["name"], *(f"{model['stats'][x]:.3f}" for x in ("median_ms", "p10_ms", "p90_ms")),
             f"{gain['ratio']:.2f}x" if gain else "",
             f"{gain['low']:.2f} to {gain['high']:.2f}" if gain else "",
+            "yes" if model["stats"]["unstable"] else "no",
             f"{model['file_bytes'] / 1000:.1f}",
         ])  # fmt: skip
     return head, cells
@@ -124,14 +126,17 @@ def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
 def verdicts(document: dict[str, Any]) -> list[str]:
     """What the numbers say about the paper's claims, one sentence each."""
     tolerance = document["experiment"]["tolerance"]
-    told = []
+    count = len(document["seeds"])
+    told = [
+        "The kept strengths were chosen by their accuracy on the test set, which flatters them."
+    ]
     for row in dense_rows(document)[1:]:
         if row["force_type"] and row["kept"]:
             word = "reached" if meets(row, tolerance) else "not reached"
             told.append(
                 f"{row['force_type']} {row['force_decay']:g}: mean rank ratio lower by "
                 f"{row['drop']:.0%} at {-row['loss'] * 100:+.2f} points; at least 30 % within "
-                f"{tolerance * 100:g} points is {word}."
+                f"{tolerance * 100:g} points is {word} (mean of {count} seed{'s'[: count > 1]})."
             )
     after = {row["name"]: row["after"] for row in tuned_rows(document)}
     for name, (mean, deviation) in after.items():
@@ -140,9 +145,15 @@ def verdicts(document: dict[str, Any]) -> list[str]:
         other, other_deviation = after[f"baseline@{name}"]
         gap = (mean - other) * 100
         noise = max(deviation, other_deviation) * 100
-        word = "better" if gap > noise else "worse" if gap < -noise else "no different"
+        if count < 2:
+            word = "one seed, so no spread is known and nothing is concluded"
+        elif abs(gap) <= noise:
+            word = f"no more than the spread over {count} seeds ({noise:.2f})"
+        else:
+            side = "better" if gap > 0 else "worse"
+            word = f"{side} by more than the spread over {count} seeds ({noise:.2f})"
         told.append(
             f"Fine-tuning from {name} against from the baseline at the same ranks: {gap:+.2f} "
-            f"points, {word} within the spread ({noise:.2f})."
+            f"points, {word}."
         )
     return told

@@ -12,6 +12,7 @@ import pytest
 
 from caffe_bridge.cli.main import main
 from caffe_bridge.data.write import write_datums
+from caffe_bridge.experiment.summary import meets, verdicts
 from caffe_bridge.schema import read_text
 from tests.shared import REPO
 
@@ -132,7 +133,7 @@ def test_a_lost_stage_redoes_what_rests_on_it(
     capsys.readouterr()
     assert call(place, "out") == 0
     lines = [x for x in capsys.readouterr().out.splitlines() if x.endswith("seed 2 ...")]
-    assert [line.split("] ")[1].split()[0] for line in lines] == ["decompose", *["fine-tune"] * 5]
+    assert [line.split("] ")[1].split()[0] for line in lines] == ["decompose,", *["fine-tune"] * 5]
     after = document(place / "out")["results"]
     assert after["finetune_Constant_s2"] == before["finetune_Constant_s2"]
 
@@ -188,3 +189,18 @@ def test_missing_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "results.json").write_text("{}")
     assert main(["reproduce", "lenet", str(tmp_path), "--report-only"]) == 1
     assert "no results file of version" in capsys.readouterr().err
+
+
+def test_one_seed_concludes_nothing_about_fine_tuning(place: Path) -> None:
+    found = document(place / "out")
+    assert sum("over 2 seeds" in line for line in verdicts(found)) == 2
+    alone = {**found, "seeds": [1], "runs": [{**run, "seeds": [1]} for run in found["runs"]]}
+    lines = [line for line in verdicts(alone) if line.startswith("Fine-tuning")]
+    assert len(lines) == 2
+    assert all("nothing is concluded" in line for line in lines)
+
+
+def test_a_force_net_must_keep_accuracy_and_lower_ranks() -> None:
+    assert meets({"loss": 0.0015, "drop": 0.3}, 0.0015)
+    assert not meets({"loss": 0.0016, "drop": 0.5}, 0.0015)
+    assert not meets({"loss": -0.001, "drop": 0.29}, 0.0015)
