@@ -72,8 +72,9 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="caffe-bridge")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--allow-python", is_flag=True, help="Let nets run the code of their Python layers.")
 @import_option
-def cli(debug: bool) -> None:
+def cli(debug: bool, allow_python: bool) -> None:
     """Caffe models and training recipes in PyTorch and ONNX, with Caffe's own numbers.
 
     \b
@@ -82,6 +83,11 @@ def cli(debug: bool) -> None:
     """  # noqa: D301
     if debug:
         os.environ["CAFFE_BRIDGE_DEBUG"] = "1"
+    if allow_python:
+        from caffe_bridge.layers.python import allow_python_layers
+
+        before = allow_python_layers()
+        click.get_current_context().call_on_close(lambda: allow_python_layers(before))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
