@@ -41,6 +41,7 @@ VERBS = {
     "compute-image-mean": ("compute_image_mean", "Mean picture of a data base."),
     "extract-features": ("extract_features", "Write blobs of many batches to data bases."),
     "dataset": ("dataset", "Data bases of MNIST and CIFAR-10 from the official files."),
+    "resnet": ("resnet", "Write a CIFAR-10 ResNet of any depth."),
     "parse-log": ("parse_log", "Training log to CSV tables."),
     "plot-log": ("plot_log", "Plot training logs."),
     "demo": ("demo", "The whole journey on real handwritten digits, with a report."),
