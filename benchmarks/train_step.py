@@ -1,7 +1,7 @@
 """Milliseconds of a training step: ours without and with force, next to plain torch.optim.SGD.
 
     python benchmarks/train_step.py [--nets lenet,alexnet] [--threads 2] [--rounds 15]
-        [--device cpu] [--cuda-graph] [--json FILE]
+        [--clock cpu] [--device cpu] [--cuda-graph] [--json FILE]
 
 Every variant trains one and the same net on one fixed random batch, in turns within each round, so
 that a busy machine disturbs all alike; medians are compared. ``plain`` is zero_grad, forward,
@@ -37,6 +37,7 @@ NETS = {
     "alexnet": (16, (3, 227, 227), 1000),
 }
 FORCES = {"ours": "", "Constant": "Constant", "Degradation": "Degradation"}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 #: Small enough to keep weights finite over the few steps; its size has no influence on time.
 FORCE_DECAY = 1e-7
 
@@ -60,6 +61,8 @@ def make_solver(name: str, runtime: Runtime) -> Solver:
     record.net = str(REPO / "solvers" / name / "train_test.prototxt")
     for field in ("test_iter", "test_interval", "display", "snapshot"):
         record.clear(field)
+    forced = read_solver(REPO / "solvers" / name / "solver_force.prototxt")
+    record.force_groups = forced.force_groups
     record.base_lr, record.random_seed, record.force_iter = 1e-4, 1, -1
     random = torch.Generator().manual_seed(0)
     fed = {
@@ -88,18 +91,20 @@ def plain_step(solver: Solver) -> Callable[[], object]:
     return step
 
 
-def timed(step: Callable[[], object], cuda: bool) -> float:
+def timed(step: Callable[[], object], cuda: bool, clock: Callable[[], float]) -> float:
     """Milliseconds of one step."""
     if cuda:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     step()
     if cuda:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
-def measure(name: str, runtime: Runtime, rounds: int) -> dict[str, float]:
+def measure(
+    name: str, runtime: Runtime, rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median milliseconds of plain torch and of each of our variants, and force's own share."""
     solver = make_solver(name, runtime)
     if not any(blob.force_mult for blob in solver.net.learnable):
@@ -122,7 +127,7 @@ def measure(name: str, runtime: Runtime, rounds: int) -> dict[str, float]:
     for number in range(rounds):
         turn = labels if number % 2 == 0 else labels[::-1]
         for label in turn:
-            times[label].append(timed(variants[label], cuda))
+            times[label].append(timed(variants[label], cuda, clock))
     result = {label: statistics.median(values) for label, values in times.items()}
     for label in ("ours", "Constant", "Degradation"):
         base = times["plain"] if label == "ours" else times["ours"]
@@ -138,6 +143,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, "
+                        "for one thread on a busy machine")  # fmt: skip
     parser.add_argument("--cuda-graph", action="store_true")
     parser.add_argument("--json", help="write all numbers to this file")
     return parser.parse_args()
@@ -153,8 +160,10 @@ def main() -> None:
             "torch": torch.__version__, "load": os.getloadavg()[0], "device": options.device,
         }
     }  # fmt: skip
-    print(f"{options.threads} threads, torch {torch.__version__}, {options.device}, "
-          f"load {os.getloadavg()[0]:.1f}, {options.rounds} rounds")  # fmt: skip
+    print(
+        f"{options.threads} threads, torch {torch.__version__}, {options.device}, "
+        f"{options.clock} time, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds"
+    )
     print(
         "ms per step                  plain    ours  Constant  Degradation | ours/plain  force adds"
     )
@@ -163,7 +172,7 @@ def main() -> None:
         for layout, last in (("NCHW", False), ("NHWC", True)):
             runtime = Runtime(options.device, channels_last=last, cuda_graph=options.cuda_graph)
             runtime.prepare()
-            row = both[layout] = measure(name, runtime, options.rounds)
+            row = both[layout] = measure(name, runtime, options.rounds, CLOCKS[options.clock])
             print(f"{name + ' (' + str(NETS[name][0]) + ') ' + layout:26s}"
                   f"{row['plain']:8.1f}{row['ours']:8.1f}{row['Constant']:10.1f}"
                   f"{row['Degradation']:13.1f} | {row['ours ratio']:10.3f}  "

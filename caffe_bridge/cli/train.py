@@ -106,15 +106,21 @@ def on_signals(
               show_default=True, help="What Ctrl-C does.")  # fmt: skip
 @click.option("--sighup_effect", "--sighup-effect", "sighup", type=EFFECTS, default="snapshot",
               show_default=True, help="What SIGHUP does.")  # fmt: skip
+@click.option("--clip-energy", type=float,
+              help="Shrink ranks of low-rank layers to this energy at every test.")  # fmt: skip
+@click.option("--clip-until", default=-1, help="Iteration after which ranks stay.")
+@click.option("--clip-except", default="", help="Layers that keep their rank, by commas.")
 @click.option("--quiet", is_flag=True, help="No log lines on the terminal.")
 @json_option
 def command(
     solver_path: str, weights: str | None, snapshot: str | None, choice: Choice,
     log_path: str | None, jsonl: str | None, tensorboard: str | None, seed: int | None,
     level: int | None, stage: tuple[str, ...], sigint: str, sighup: str, quiet: bool, as_json: bool,
-    caffe_resume: bool, sync_bn: bool, rank_timeout: float,
+    caffe_resume: bool, sync_bn: bool, rank_timeout: float, clip_energy: float | None,
+    clip_until: int, clip_except: str,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
+    from caffe_bridge.compress.clip import RankClipper
     from caffe_bridge.net import RuntimeNet
     from caffe_bridge.solver import Solver
     from caffe_bridge.solver.distributed import start_team
@@ -148,12 +154,17 @@ def command(
     with ExitStack() as stack:
         stack.enter_context(ranks)
         runtime = choice.runtime(place)
-        solver = Solver(
-            param, make_net=lambda spec: RuntimeNet(spec, runtime), device=place, log=log,
-            ranks=ranks,
-        )  # fmt: skip
-        if runtime.amp == "fp16" and isinstance(solver.net, RuntimeNet):
-            solver.gates.append(LossScale(solver.net))
+
+        def make(settings: Record) -> Solver:
+            made = Solver(
+                settings, make_net=lambda spec: RuntimeNet(spec, runtime), device=place, log=log,
+                ranks=ranks,
+            )  # fmt: skip
+            if runtime.amp == "fp16" and isinstance(made.net, RuntimeNet):
+                made.gates.append(LossScale(made.net))
+            return made
+
+        solver = make(param)
         listed = [weights] if weights else [] if snapshot else list(param.weights)
         given = [p for text in listed for p in text.split(",") if p and first]
         missing = [solver.net.load(path) for path in given]
@@ -171,7 +182,11 @@ def command(
         stack.callback(on_signals(solver, sigint, sighup))
         if terminal.is_terminal and first:
             follow(solver, stack.enter_context(progress_bar(terminal)), "train")
-        solver.solve()
+        if clip_energy is None:
+            solver.solve()
+        else:
+            excepted = [name for name in clip_except.split(",") if name]
+            solver = RankClipper(solver, make, clip_energy, clip_until, excepted).solve()
     if first:
         _report(solver, as_json)
 

@@ -28,6 +28,8 @@ convolution, which the authors obtained by splitting AlexNet's layers by hand.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -45,6 +47,10 @@ NEAR = 5e-2
 CLOSE = 1e-4
 #: Near pairs for each filter above which all is computed in float64.
 MANY = 8
+#: Squared distance that stands for "not a pair"; no two filters are farther apart.
+FAR = 4.0
+#: Filters from which products of filters are computed by blocks.
+BLOCKED = 128
 #: Force norm below which an adaptive force is switched off.
 WEAK = 1e-8
 #: Force type -> power of the distance that divides w_j - w_i.
@@ -77,51 +83,61 @@ def force_gradient(weight: Tensor, force_type: str = "Degradation", groups: int 
     return like_weight(matrix @ rows, weight)
 
 
-def _alive(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms (groups, n) of the rows, their inverses, and which are above tau; 0 elsewhere."""
+def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms (groups, n) of the rows and their inverses; both 0 for norms up to tau."""
     norms = torch.linalg.vector_norm(rows, dim=2)
-    alive = norms > TAU
-    zero = torch.zeros_like(norms)
-    return norms.where(alive, zero), (1 / norms.clamp_min(TAU)).where(alive, zero), alive
+    alive, zero = norms > TAU, torch.zeros_like(norms)
+    return norms.where(alive, zero), (1 / norms.clamp_min(TAU)).where(alive, zero)
 
 
 def _degradation(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """F (groups, n, 1), r (groups, n, 1) and M (groups, 1, K) with G = f W - r M."""
-    norms, inverse, _ = _alive(rows)
+    """F (groups, n, 1), r (groups, n, 1) and M (groups, 1, K) with G = F W - r M."""
+    norms, inverse = _norms(rows)
     pull = inverse.unsqueeze(1) @ rows
     factors = (rows @ pull.transpose(1, 2)).mul_(inverse.unsqueeze(2))
     return factors, norms.unsqueeze(2), pull
 
 
+def _gram(rows: Tensor) -> Tensor:
+    """``rows rows^T``, computed by blocks below the diagonal: 10/16 of the products."""
+    n = rows.shape[1]
+    if n < BLOCKED:
+        return rows @ rows.transpose(1, 2)
+    made = rows.new_empty(rows.shape[0], n, n)
+    edges = [n * part // 4 for part in range(5)]
+    for start, end in pairwise(edges):
+        made[:, start:end, :end] = rows[:, start:end] @ rows[:, :end].transpose(1, 2)
+        made[:, :start, start:end] = made[:, start:end, :start].transpose(1, 2)
+    return made
+
+
 def _matrix(rows: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """The rows and the A (groups, n, n) with G = A rows, in the precision that is needed."""
-    norms, inverse, alive = _alive(rows)
-    scale = inverse.double()
-    cosine = (rows @ rows.transpose(1, 2)).double() * scale.unsqueeze(2) * scale.unsqueeze(1)
-    square = (2 - 2 * cosine).clamp_min_(0)
-    pairs = alive.unsqueeze(2) & alive.unsqueeze(1)
-    pairs.diagonal(dim1=1, dim2=2).fill_(False)
-    if rows.dtype != torch.float64:
-        group, i, j = (pairs & (square < NEAR)).triu(1).nonzero(as_tuple=True)
+    """The rows and the A (groups, n, n) with G = A rows, in the precision that is needed.
+
+    Rows without length need no mask: their r, 1 / r and cosines are 0.
+    """
+    norms, inverse = _norms(rows)
+    cosine = _gram(rows).mul_(inverse.unsqueeze(2)).mul_(inverse.unsqueeze(1))
+    square = (cosine * -2).add_(2).clamp_min_(0)
+    square.diagonal(dim1=1, dim2=2).fill_(FAR)
+    if rows.dtype != torch.float64 and bool(square.amin() < NEAR):
+        group, i, j = (square < NEAR).triu(1).nonzero(as_tuple=True)
         if len(i) > MANY * rows.shape[1]:
             return _matrix(rows.double(), power)
-        if len(i):
-            first, second = (functional.normalize(rows[group, k].double(), dim=1) for k in (i, j))
-            exact = (first - second).square().sum(1)
-            if bool(exact.min() < CLOSE):
-                return _matrix(rows.double(), power)
-            square[group, i, j] = square[group, j, i] = exact
-            cosine[group, i, j] = cosine[group, j, i] = 1 - exact / 2
-    pairs &= square > TAU**2
-    kernel = _inverse_power(square, power).where(pairs, torch.zeros_like(square))
-    matrix = -norms.double().unsqueeze(2) * kernel * scale.unsqueeze(1)
-    matrix.diagonal(dim1=1, dim2=2).add_((kernel * cosine).sum(2))
-    return rows, matrix.to(rows.dtype)
-
-
-def _inverse_power(square: Tensor, power: int) -> Tensor:
-    """``1 / sqrt(square)^power``; anything where the square is 0."""
-    return square.rsqrt() if power == 1 else square.pow(-power / 2)
+        first, second = (functional.normalize(rows[group, k].double(), dim=1) for k in (i, j))
+        exact = (first - second).square().sum(1)
+        if bool(exact.min() < CLOSE):
+            return _matrix(rows.double(), power)
+        square[group, i, j] = square[group, j, i] = exact.to(square.dtype)
+        cosine[group, i, j] = cosine[group, j, i] = (1 - exact / 2).to(square.dtype)
+    kernel = square.rsqrt() if power == 1 else square.pow(-power / 2)
+    if rows.dtype == torch.float64:
+        kernel.masked_fill_(square <= TAU**2, 0)
+    kernel.diagonal(dim1=1, dim2=2).fill_(0)
+    radial = (kernel * cosine).sum(2)
+    matrix = kernel.mul_(-norms.unsqueeze(2)).mul_(inverse.unsqueeze(1))
+    matrix.diagonal(dim1=1, dim2=2).add_(radial)
+    return rows, matrix
 
 
 def decay_at(solver: Record, iteration: int) -> float:

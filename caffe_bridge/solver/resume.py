@@ -133,7 +133,7 @@ def rank_state(solver: Solver) -> dict[str, Any]:
     }
 
 
-def _set_rank_state(solver: Solver, states: list[dict[str, Any]]) -> bool:
+def set_rank_state(solver: Solver, states: list[dict[str, Any]]) -> bool:
     """Go on from the states of all ranks; whether this rank had one of its own."""
     rank, known = solver.ranks.rank, solver.ranks.rank < len(states)
     state = states[rank if known else 0]
@@ -211,7 +211,7 @@ def apply_side(path: str | os.PathLike[str], solver: Solver, side: dict[str, Any
         DataError: the data changed since.
     """
     try:
-        known = _set_rank_state(solver, side["ranks"])
+        known = set_rank_state(solver, side["ranks"])
     except (KeyError, ValueError, TypeError) as error:
         raise SolverError(
             f"{path}: does not fit the nets of this solver ({type(error).__name__}: {error}); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -122,6 +123,21 @@ def test_weights_of_the_solver_prototxt(folder: Path, capsys: Capture) -> None:
     trained = [b.value.detach().clone() for b in solver.net.learnable]
     solver.net.load("net.caffemodel")
     assert all((a == b.value).all() for a, b in zip(trained, solver.net.learnable, strict=True))
+
+
+def test_rank_clipping(folder: Path, capsys: Capture) -> None:
+    assert call(capsys, "init", "train.prototxt", "-o", "w.caffemodel").status == 0
+    assert call(capsys, "decompose", "train.prototxt", "w.caffemodel", "-o", "low", "--ranks", "4",
+                "--no-onnx").status == 0  # fmt: skip
+    net = next(path for path in Path("low").rglob("*.prototxt"))
+    Path("c.prototxt").write_text(SOLVER.replace("train.prototxt", str(net)))
+    result = call(capsys, "train", "-solver", "c.prototxt", "--clip-energy", "0.5", "--json")
+    assert result.status == 0, result.err
+    assert re.search(r"Iteration 3, ranks clipped: conv1 4 -> [1-3]\n", result.err)
+    assert Path(result.json["weights"]).is_file()
+    refused = call(capsys, "train", "-solver", "solver.prototxt", "--clip-energy", "0.5")
+    assert (refused.status, refused.out) == (1, "")
+    assert "decompose the net first" in refused.err
 
 
 @pytest.mark.parametrize(
