@@ -192,6 +192,13 @@ def _infer(node: Node, phase: str, bottoms: Sequence[Shape]) -> list[Shape] | No
 def _suit(
     node: Node, phase: str, bottoms: list[Shape], stand_ins: Mapping[int, StandIn]
 ) -> bool:  # fmt: skip
+    guessed = [i for i, value in enumerate(node.inputs) if value.producer in stand_ins]
+    for fixed in (shape for i, shape in enumerate(bottoms) if i not in guessed):
+        tried = [fixed if i in guessed else shape for i, shape in enumerate(bottoms)]
+        if tried != bottoms and _infer(node, phase, tried) is not None:
+            for value in (node.inputs[i] for i in guessed):
+                stand_ins[value.producer].shapes[value.top_index] = fixed
+            return True
     for position, value in enumerate(node.inputs):
         if value.producer not in stand_ins:
             continue

@@ -62,6 +62,18 @@ def test_labels_take_the_shape_that_their_loss_needs() -> None:
     assert data_net(params, loss="SigmoidCrossEntropyLoss").layers[0].shapes[1] == (4, 7)
 
 
+def test_all_targets_of_a_loss_take_its_shape_together() -> None:
+    report = report_of("""
+layer { name: "i" type: "Input" top: "x" input_param { shape { dim: 4 dim: 8 } } }
+layer { name: "d" type: "Python" top: "targets" top: "inside" top: "outside"
+  python_param { module: "mine" layer: "Layer" } }
+layer { name: "l" type: "SmoothL1Loss" bottom: "x" bottom: "targets" bottom: "inside"
+  bottom: "outside" top: "loss" }
+""")
+    assert report.supported
+    assert report.layers[1].shapes == ((4, 8),) * 3
+
+
 def test_a_pair_in_the_channels_is_found_by_its_slice() -> None:
     report = report_of("""
 layer { name: "p" type: "Data" top: "pair" data_param { source: "mnist" batch_size: 4 } }
