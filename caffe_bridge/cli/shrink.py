@@ -100,13 +100,17 @@ def _export(
 
 def _show(made: Shrunk, result: dict[str, Any]) -> None:
     table = Table(box=None)
-    for name in ("layer", "filters", "inputs", "weights", "constant filters that stay"):
+    for name in ("layer", "filters", "inputs", "weights", "kernels; constant filters that stay"):
         table.add_column(name, justify="right" if name in ("filters", "inputs", "weights") else
                          "left")  # fmt: skip
     for row in made.layers:
         sizes = (f"{a} -> {b}" if a != b else str(a) for a, b in
                  (row.filters, row.inputs, row.weights))  # fmt: skip
-        kept = "; ".join(f"{count}: {reason}" for reason, count in row.kept.items())
+        notes = [f"{count}: {reason}" for reason, count in row.kept.items()]
+        if row.kernel:
+            old, new = ("x".join(map(str, size)) for size in row.kernel)
+            notes.insert(0, f"kernel {old} -> {new}")
+        kept = "; ".join(notes)
         table.add_row(row.layer, *sizes, kept)
     out = console()
     out.print(table)

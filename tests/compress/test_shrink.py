@@ -247,3 +247,37 @@ def test_refusals() -> None:
     other = parse_text(head() + conv("a", "x", 7), "NetParameter")
     with pytest.raises(WeightError, match="blob 0"):
         shrink(other, weights)
+
+
+@pytest.mark.parametrize(
+    ("window", "zero", "kernel", "pad"),
+    [
+        ("kernel_size: 5 pad: 2", [(0, 0), (0, 4), (1, 0), (1, 4)], (3, 3), [1]),
+        ("kernel_size: 5 pad: 1", [(0, 0), (0, 1), (0, 3), (0, 4)], (3, 5), [0, 1]),
+        ("kernel_size: 3 pad: 2 dilation: 2 stride: 2", [(1, 0), (1, 2)], (3, 1), [2, 0]),
+        ("kernel_h: 3 kernel_w: 5 pad_h: 1 pad_w: 0", [(0, 0), (0, 2), (1, 0), (1, 4)], (1, 5), []),
+        ("kernel_size: 3 pad: 1", [(0, 0)], None, []),
+        ("kernel_size: 3 pad: 0", [(0, 0), (0, 2)], None, []),
+    ],
+)
+def test_kernels_lose_their_zero_borders(
+    window: str, zero: list[tuple[int, int]], kernel: tuple[int, int] | None, pad: list[int]
+) -> None:
+    first = conv("a", "x", 6, window).replace(" pad: 0 weight", " weight")
+    text = head() + first + conv("b", "a", 3)
+    record, weights = masked(text)
+    blob = weights.blobs["a"][0]
+    assert blob is not None
+    values = blob.array()
+    for axis, place in zero:
+        values.swapaxes(2, 2 + axis)[:, :, place] = 0
+    made = shrink(record, weights)
+    assert made.worst < 1e-5
+    row = made.layers[0]
+    if kernel is None:
+        assert row.kernel is None and made.blobs["a"][0].shape == values.shape
+        return
+    assert row.kernel is not None and row.kernel[1] == kernel
+    assert made.blobs["a"][0].shape == (6, 4, *kernel)
+    assert row.weights == (values.size, 24 * kernel[0] * kernel[1])
+    assert list(made.net.layer[1].convolution_param.pad) == pad

@@ -8,14 +8,16 @@ the constant k_c from a removed channel c,
 
 which is exact if no padding mixes zeros into the constant; elsewhere the channel stays unless k_c
 is 0. Channels that no filter reads go too. See :mod:`caffe_bridge.compress.sparse.removable`.
+Before that kernels lose their zero borders (:mod:`caffe_bridge.compress.sparse.trim`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ from caffe_bridge.compress.sparse.roles import (
     role_of,
     swap_deconvolution,
 )
+from caffe_bridge.compress.sparse.trim import trim_kernels
 from caffe_bridge.compress.target import NetLike, WeightsLike, as_record, as_weights
 from caffe_bridge.errors import PlanError, SchemaError
 from caffe_bridge.graph import Node, Shape, load_net
@@ -46,13 +49,17 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class ShrunkLayer:
-    """A layer with filters before and after; ``kept`` says why constant filters stayed."""
+    """A layer with filters before and after; ``kept`` says why constant filters stayed.
+
+    ``kernel`` is the kernel before and after, where it lost its border.
+    """
 
     layer: str
     filters: tuple[int, int]
     inputs: tuple[int, int]
     weights: tuple[int, int]
     kept: dict[str, int]
+    kernel: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -239,9 +246,12 @@ def shrink(
             f"{stored.source}: holds no weights for {', '.join(missing[:5])}; use the weights that "
             "belong to this net."
         )
-    found = Removable(model, _roles(record, model), _pinned(record, model))
     same, blobs = rewrite(record, stored, Plan([]))
-    made = _Writer(same, blobs, found)
+    trimmed, blobs, kernels = trim_kernels(same, blobs)
+    start = _model(trimmed, as_weights_of(blobs), inputs) if kernels else model
+    found = Removable(start, _roles(record, start), _pinned(record, start))
+    made = _Writer(trimmed, blobs, found)
+    rows = [_with_kernel(row, kernels.get(row.layer), made.blobs) for row in made.rows]
     smaller = _model(made.net, as_weights_of(made.blobs, "the smaller net"), inputs)
     worst = largest_difference(model, smaller, seed)
     if worst > TOLERANCE:
@@ -249,7 +259,17 @@ def shrink(
             f"{stored.source}: the net without its zeros differs by {worst:.2g} relative from the "
             f"masked one (allowed {TOLERANCE:g}); nothing is written."
         )
-    return Shrunk(made.net, made.blobs, tuple(made.rows), worst)
+    return Shrunk(made.net, made.blobs, tuple(rows), worst)
+
+
+def _with_kernel(
+    row: ShrunkLayer, kernel: tuple[tuple[int, ...], tuple[int, ...]] | None, blobs: Blobs
+) -> ShrunkLayer:
+    """A row that counts the weights of the kernel as it was."""
+    if kernel is None:
+        return row
+    before = row.weights[0] // math.prod(kernel[1]) * math.prod(kernel[0])
+    return replace(row, weights=(before, blobs[row.layer][0].size), kernel=kernel)
 
 
 def _model(record: Record, weights: WeightsLike, inputs: Mapping[str, Shape] | None) -> Net:
