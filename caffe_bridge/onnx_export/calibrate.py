@@ -9,7 +9,8 @@ histogram of :data:`BINS` bins between them. From these
                 sum p log(p / q) between the histogram p, its outside added to the last bins, and
                 q, the same spread evenly over the non-empty bins of each of :data:`LEVELS` levels
 
-(entropy: Migacz, "8-bit inference with TensorRT", GTC 2017; the range always holds 0.)
+(entropy: Migacz, "8-bit inference with TensorRT", GTC 2017; the range always holds 0, and zeros,
+which ReLU and padding make in masses, are not counted.)
 """
 
 from __future__ import annotations
@@ -73,18 +74,30 @@ def _divergence(counts: np.ndarray, low: int, high: int) -> float:
     return float((p * np.log(p / q)).sum())
 
 
+def _without_zeros(found: Histogram) -> np.ndarray:
+    """Counts whose bin at 0 holds no more than its neighbours: exact zeros cost no precision."""
+    counts = found.counts.copy()
+    place = int(np.searchsorted(found.edges, 0.0, side="right")) - 1
+    if 0 <= place < len(counts):
+        beside = counts[max(0, place - 1) : place + 2].copy()
+        beside[min(place, 1)] = 0
+        counts[place] = min(counts[place], beside.max(initial=0))
+    return counts
+
+
 def entropy_range(found: Histogram) -> Range:
     """The part of the range that loses least information."""
     edges, best, chosen = found.edges, np.inf, (found.least, found.greatest)
+    counts = _without_zeros(found)
     peak = max(-found.least, found.greatest)
     for share in _SHARES:
         least, greatest = max(found.least, -share * peak), min(found.greatest, share * peak)
         low = int(np.searchsorted(edges, least, side="right")) - 1
         high = int(np.searchsorted(edges, greatest, side="left"))
-        low, high = max(0, low), min(len(found.counts), high)
+        low, high = max(0, low), min(len(counts), high)
         if high - low < LEVELS:
             continue
-        lost = _divergence(found.counts, low, high)
+        lost = _divergence(counts, low, high)
         if lost <= best:
             best, chosen = lost, (float(least), float(greatest))
     return chosen
