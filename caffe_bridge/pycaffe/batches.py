@@ -11,7 +11,7 @@ import numpy as np
 
 from caffe_bridge.errors import BlobError, DataError
 from caffe_bridge.layers.data_layer import MemoryData
-from caffe_bridge.net import Built, copy_weights
+from caffe_bridge.net import Built
 from caffe_bridge.net.weights import stored_arrays
 from caffe_bridge.pycaffe.blob import Blob
 from caffe_bridge.pycaffe.executor import Executor
@@ -68,6 +68,9 @@ class BatchMethods:
             end: str | None = None, **kwargs: Any,
         ) -> OrderedDict[str, np.ndarray]:  # fmt: skip
             """Back-propagate."""
+
+        def load(self, weights: str | os.PathLike[str]) -> list[str]:
+            """Copy weights by layer name."""
 
     def forward_all(
         self, blobs: Sequence[str] | None = None, **kwargs: Any
@@ -153,6 +156,7 @@ class BatchMethods:
 
     def save_hdf5(self, filename: str | os.PathLike[str]) -> None:
         """Write the weights as HDF5, whatever the file's name."""
+        self.executor.push()
         arrays = stored_arrays(self.built, shared=False)
         write_weights(filename, [(name, arrays.get(name, [])) for name in self._layer_names])
 
@@ -162,7 +166,7 @@ class BatchMethods:
         Raises:
             WeightError: blobs do not fit.
         """
-        copy_weights(self.built, filename)
+        self.load(filename)
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:

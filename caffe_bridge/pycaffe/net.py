@@ -15,7 +15,7 @@ from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
 from caffe_bridge.pycaffe.batches import BatchMethods
-from caffe_bridge.pycaffe.blob import Blob, ParamBlob
+from caffe_bridge.pycaffe.blob import Blob, ParamBlob, param_blob
 from caffe_bridge.pycaffe.executor import Executor
 from caffe_bridge.schema import Record
 
@@ -26,14 +26,13 @@ _PHASES = {TRAIN: "TRAIN", TEST: "TEST"}
 class LayerView:
     """What pycaffe shows of a layer: its ``type`` and learnable ``blobs``."""
 
-    def __init__(self, layer: Layer, views: dict[int, ParamBlob]) -> None:
+    def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._views = views
 
     @property
     def blobs(self) -> list[ParamBlob]:
         """Learnable blobs; the same object for the same (shared) blob."""
-        return [self._views.setdefault(id(b), ParamBlob(b)) for b in self._layer.blobs]
+        return [param_blob(b) for b in self._layer.blobs]
 
     @property
     def type(self) -> str:
@@ -76,8 +75,7 @@ class Net(BatchMethods):
         self.built = build(spec, generator)
         self.executor = Executor(self.built)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(self.executor.blobs)
-        views: dict[int, ParamBlob] = {}
-        self.layers = [LayerView(layer, views) for layer in self.built.layers]
+        self.layers = [LayerView(layer) for layer in self.built.layers]
         self._layer_names = [layer.name for layer in self.built.layers]
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers))
         if weights is not None:
@@ -200,13 +198,17 @@ class Net(BatchMethods):
 
     def load(self, weights: str | os.PathLike[str]) -> list[str]:
         """Copy weights by layer name; returns the layers that found none."""
-        return copy_weights(self.built, weights)
+        missing = copy_weights(self.built, weights)
+        for blob in self.executor.param_blobs():
+            blob.changed()
+        return missing
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all learnable blobs to zero."""
         for blob in self.built.learnable:
             if blob.value.grad is not None:
                 blob.value.grad.zero_()
+                param_blob(blob.value).settle()
 
     def reshape(self) -> None:
         """Propagate the shapes of the input blobs."""
@@ -218,10 +220,11 @@ class Net(BatchMethods):
         Raises:
             WeightError: blobs do not fit.
         """
-        copy_weights(self.built, path)
+        self.load(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights."""
+        self.executor.push()
         save(self.built, path)
 
     def share_with(self, other: Net) -> None:
