@@ -172,7 +172,11 @@ class Executor:
             if layer.is_input
             for value in node.outputs
         }
+        self.push()
         shapes = infer_shapes(self.built.graph, self.built.layers, entries)
+        if self.place.separate:
+            for learnable in self.param_blobs():
+                learnable.changed()
         for node in self.built.graph.nodes:
             self._check_blobs(node.index, [shapes[value.index] for value in node.inputs])
         for value in self.built.graph.values:
