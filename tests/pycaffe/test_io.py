@@ -18,7 +18,6 @@ from caffe_bridge.pycaffe.io import (
     datum_to_array,
     load_image,
     oversample,
-    resize_image,
 )
 from caffe_bridge.pycaffe.proto import caffe_pb2
 
@@ -140,24 +139,6 @@ def test_what_is_no_picture_is_refused() -> None:
         stream.write("text")
     with pytest.raises(DataError, match="no picture"):
         load_image("text.png")
-
-
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("order", [0, 1])
-def test_resize_keeps_constants_and_shape(channels: int, order: int) -> None:
-    made = resize_image(np.full((6, 5, channels), 0.25), (3, 8), order)
-    assert made.shape == (3, 8, channels)
-    np.testing.assert_allclose(made, 0.25, rtol=1e-6)
-
-
-def test_resize_of_many_channels_keeps_corners() -> None:
-    ramp = np.repeat(np.linspace(0, 1, 4)[:, None, None], 5, 2)
-    made = resize_image(ramp, (7, 1))
-    np.testing.assert_allclose(made[:, 0, 0], np.linspace(0, 1, 7), atol=1e-6)
-    with pytest.raises(ShapeError, match="order 3"):
-        resize_image(ramp, (7, 1), 3)
-    with pytest.raises(ShapeError, match="give \\(H, W, K\\)"):
-        resize_image(ramp[..., 0], (2, 2))
 
 
 def test_oversample_takes_corners_centre_and_mirrors() -> None:
