@@ -182,6 +182,31 @@ class BatchMethods:
         return list(self.blobs)
 
     @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    def _top_ids(self, layer: int) -> list[int]:
+        names = list(self.blobs)
+        return [names.index(value.blob) for value in self.built.graph.nodes[layer].outputs]
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        names = list(self.blobs)
+        return [names.index(value.blob) for value in self.built.graph.nodes[layer].inputs]
+
+    def _forward(self, start: int, end: int) -> float:
+        return self.executor.forward(start, end)
+
+    def _backward(self, start: int, end: int) -> None:
+        self.executor.backward(start, end)
+
+    def _set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        self.set_input_arrays(data, labels)
+
+    @property
     def _inputs(self) -> list[int]:
         names = list(self.blobs)
         return [names.index(name) for name in self.inputs]

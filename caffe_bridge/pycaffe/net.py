@@ -43,11 +43,11 @@ class LayerView:
 class Net(BatchMethods):
     """A net with persistent blobs.
 
-    Forms: ``Net(prototxt, phase)``, ``Net(prototxt, weights, phase)`` and
-    ``Net(prototxt, phase, level=0, stages=[...], weights=...)``.
+    Forms: ``Net(prototxt, phase, level=0, stages=[...], weights=...)`` and the older
+    ``Net(prototxt, weights, phase)``, each by position or by name.
 
     Raises:
-        BridgeError: the files cannot be read or do not fit.
+        BridgeError: the files cannot be read or do not fit, or the arguments are of no form.
     """
 
     def __init__(
@@ -60,17 +60,19 @@ class Net(BatchMethods):
         weights: str | os.PathLike[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        for value in args:
-            if isinstance(value, int):
-                phase = value
-            else:
-                weights = value
+        old = bool(args) and isinstance(args[0], str | os.PathLike)
+        names = ("weights", "phase") if old else ("phase", "level", "stages", "weights")
+        if len(args) > len(names):
+            raise BridgeError(f"Net takes {', '.join(names)} after the prototxt; found {args!r}.")
+        given = dict(zip(names, args))
+        phase, level = given.get("phase", phase), given.get("level", level)
+        stages, weights = given.get("stages", stages), given.get("weights", weights)
         if isinstance(network_file, NetSpec):
             spec = network_file
         else:
             if phase not in _PHASES:
                 raise BridgeError("Net needs a phase: pass caffe.TRAIN or caffe.TEST.")
-            spec = load_net(network_file, _PHASES[phase], level, tuple(stages or ()))
+            spec = load_net(network_file, _PHASES[phase], int(level), tuple(stages or ()))
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.built = build(spec, generator)
         self.executor = Executor(self.built)

@@ -99,6 +99,8 @@ def test_mean_images() -> None:
     made = transformer()
     made.set_mean("data", np.ones((1, 3, 4, 4)))
     assert made.mean["data"].shape == (3, 4, 4)
+    made.set_mean("data", np.arange(6.0).repeat(64).reshape(6, 8, 8)[::2])
+    np.testing.assert_allclose(made.mean["data"], np.full((3, 4, 4), [[[0]], [[2]], [[4]]]))
     gray = transformer((1, 1, 4, 4))
     gray.set_mean("data", np.ones((4, 4)))
     assert gray.mean["data"].shape == (1, 4, 4)
@@ -107,7 +109,7 @@ def test_mean_images() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda t: t.set_mean("data", np.ones((3, 5, 5))), ShapeError, "mean image of shape"),
+        (lambda t: t.set_mean("data", np.ones((2, 4, 4))), ShapeError, "mean image of shape"),
         (lambda t: t.set_mean("data", np.ones(2)), ShapeError, "2 numbers for 3 channels"),
         (lambda t: t.set_transpose("data", (0, 1)), ShapeError, "has 2 axes"),
         (lambda t: t.set_channel_swap("data", (0, 1)), ShapeError, "names 2 channels"),
