@@ -40,9 +40,8 @@ def command(
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
-    with training_bar(console) as (bar, progress):
-        with inside(place):
-            journey = Journey(settings, progress)
-            results = run_stages(journey.stages(), settings.as_dict(), bar.console.print)
-            report = write_report(results, settings.as_dict())
+    with training_bar(console) as (bar, progress), inside(place):
+        journey = Journey(settings, progress)
+        results = run_stages(journey.stages(), settings.as_dict(), bar.console.print)
+        report = write_report(results, settings.as_dict())
     console.print(f"report: {place / report}")

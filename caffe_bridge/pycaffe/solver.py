@@ -69,6 +69,7 @@ class PySolver:
 
     def snapshot(self) -> None:
         """Write caffemodel and solverstate."""
+        self.net.executor.push()
         self.engine.snapshot()
 
     @property
