@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from caffe_bridge.data.datum import decode_datum
 from caffe_bridge.data.leveldb import LeveldbReader
 from caffe_bridge.data.lmdb import LmdbReader
 from caffe_bridge.data.records import RecordReader
-from caffe_bridge.data.source import Source
+from caffe_bridge.data.source import PlannedSource
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
+from caffe_bridge.schema import decode
 
 #: Decoded images of a data base up to this size stay in memory.
 CACHE_BYTES = 64 << 20
@@ -55,7 +57,15 @@ def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
         reader.close()
 
 
-class DatabaseSource(Source):
+@dataclass(frozen=True)
+class RecordPlan:
+    """Keys of a batch, values where other processes cannot get them, and draws."""
+
+    records: list[tuple[bytes, bytes | None]]
+    draws: np.ndarray | None
+
+
+class DatabaseSource(PlannedSource):
     """Images and labels of an LMDB or LevelDB in the order of the keys.
 
     During the first pass decoded images are kept as long as all of them together stay below
@@ -76,26 +86,37 @@ class DatabaseSource(Source):
             self.fail("gives no data_param.source; name the folder of the data base there.")
         self.path = str(p.source)
         self.transformer = DataTransformer(spec, phase)
-        self._reader = open_records(self.path, p.backend, spec.label())
+        self._open: RecordReader | None = open_records(self.path, p.backend, spec.label())
         self._kept: list[tuple[np.ndarray, int]] | None = []
         self._kept_bytes = 0
         self._images: np.ndarray | list[np.ndarray] = []
         self._labels = np.zeros(0, np.float32)
         self._complete = False
         self._at = 0
-        first, _label, _last = self._read()
+        key, value, _last = self._reader.take()
+        first, _label = self._decode(key, value)
+        self.decodes = value != b"" and bool(decode(value, "Datum", self.path).encoded)
         self._first = tuple(int(d) for d in first.shape)
         count = self._reader.count()
         self.slow = count is None or count * first.nbytes > CACHE_BYTES
         self.rewind()
 
+    @property
+    def _reader(self) -> RecordReader:
+        """The data base, opened anew in another process."""
+        if self._open is None:
+            p = self.spec.record.data_param
+            self._open = open_records(self.path, p.backend, self.spec.label())
+        return self._open
+
+    def _decode(self, key: bytes, value: bytes) -> tuple[np.ndarray, int]:
+        where = f"{self.spec.label()}: {self.path}, key {key.decode('utf-8', 'replace')}"
+        transformer = self.transformer
+        return decode_datum(value, where, transformer.force_color, transformer.force_gray)
+
     def _read(self) -> tuple[np.ndarray, int, bool]:
         key, value, last = self._reader.take()
-        where = f"{self.spec.label()}: {self.path}, key {key.decode('utf-8', 'replace')}"
-        image, label = decode_datum(
-            value, where, self.transformer.force_color, self.transformer.force_gray
-        )
-        return image, label, last
+        return (*self._decode(key, value), last)
 
     def shapes(self, batch: int) -> list[Shape]:
         """Shapes by the first image of the data base: (batch, C, h, w) and (batch,)."""
@@ -105,6 +126,40 @@ class DatabaseSource(Source):
         """The next images and labels."""
         images, labels = self._cached(batch) if self._complete else self._fresh(batch)
         return [self.transformer.transform(images, self.rng, self.rank, self.ranks), labels]
+
+    @property
+    def plannable(self) -> bool:
+        """Not when all images are in memory."""
+        return not self._complete
+
+    def plan(self, batch: int) -> RecordPlan:
+        """The next records; nothing of them is kept."""
+        records: list[tuple[bytes, bytes | None]] = []
+        for item in range(batch * self.ranks):
+            if item % self.ranks == self.rank:
+                key, value, last = self._reader.locate()
+                records.append((key, value))
+            else:
+                last = self._reader.skip()
+            self._advance(last)
+        return RecordPlan(records, self.transformer.draw(batch, self.rng, self.rank, self.ranks))
+
+    def make(self, plan: RecordPlan) -> list[np.ndarray]:
+        """Images and labels."""
+        images: list[np.ndarray] = []
+        labels = np.empty(len(plan.records), np.float32)
+        for key, value in plan.records:
+            found = self._reader.value(key) if value is None else value
+            image, labels[len(images)] = self._decode(key, found)
+            images.append(image)
+        return [self.transformer.apply(images, plan.draws), labels]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open data base and what was kept of it."""
+        return {
+            **self.__dict__, "_open": None, "_kept": None, "_images": [], "_complete": False,
+            "_labels": np.zeros(0, np.float32),
+        }  # fmt: skip
 
     def _cached(self, batch: int) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
         at = (self._at + self.rank + self.ranks * np.arange(batch)) % len(self._labels)
@@ -178,4 +233,5 @@ class DatabaseSource(Source):
 
     def close(self) -> None:
         """Close the data base."""
-        self._reader.close()
+        if self._open is not None:
+            self._open.close()
