@@ -117,8 +117,7 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--compile", is_flag=True, help="Compile the net with torch.compile."),
         click.option("--cuda-graph", is_flag=True, help="Replay recorded passes; fixed shapes."),
         click.option("--deterministic", is_flag=True, help="The same numbers in every run."),
-        click.option("--data-workers", type=click.IntRange(0), metavar="N",
-                     help="Processes that decode each layer's data; 0: a thread."),
+        click.option("--data-workers", type=click.IntRange(0), help="Processes to read data."),
     ]
     for option in reversed(options):
         collected = option(collected)

@@ -26,9 +26,9 @@ from caffe_bridge.errors import BackendError, BridgeError, DataError
 Batch = tuple[list[np.ndarray], dict[str, Any]]
 _START = "import sys; sys.path[:] = {path!r}; from caffe_bridge.data.worker import serve; serve{to}"
 #: Libraries must not start threads of their own in every worker.
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-}
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
+)
 #: Seconds that a worker has to end before it is killed.
 _PATIENCE = 2.0
 _MOST = 4

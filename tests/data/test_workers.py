@@ -73,7 +73,8 @@ def windows(folder: Path) -> Source:
     text = ""
     for index in range(3):
         cv2.imwrite(f"{folder}/{index}.png", image(index))
-        text += f"# {index}\n{folder}/{index}.png\n3\n9\n8\n2\n{index + 1} 0.9 1 1 6 7\n0 0 0 2 4 5\n"
+        boxes = f"{index + 1} 0.9 1 1 6 7\n0 0 0 2 4 5\n"
+        text += f"# {index}\n{folder}/{index}.png\n3\n9\n8\n2\n{boxes}"
     (folder / "windows.txt").write_text(text)
     param = f'window_data_param {{ source: "{folder}/windows.txt" batch_size: 3 }}'
     return WindowSource(spec("WindowData", param), "TRAIN")
