@@ -9,40 +9,14 @@ from typing import Any
 import numpy as np
 
 from caffe_bridge.data.datum import decode_datum
-from caffe_bridge.data.leveldb import LeveldbReader
-from caffe_bridge.data.lmdb import LmdbReader
-from caffe_bridge.data.records import RecordReader
+from caffe_bridge.data.record_source import Located, RecordSource, open_records
 from caffe_bridge.data.source import PlannedSource
 from caffe_bridge.data.transformer import DataTransformer
-from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.schema import decode
 
 #: Decoded images of a data base up to this size stay in memory.
 CACHE_BYTES = 64 << 20
-_READERS: dict[str, type[LmdbReader] | type[LeveldbReader]] = {
-    "lmdb": LmdbReader, "leveldb": LeveldbReader,
-}  # fmt: skip
-
-
-def open_records(path: str, backend: str, who: str = "") -> RecordReader:
-    """Open a data base for reading.
-
-    Args:
-        path: its folder.
-        backend: ``lmdb`` or ``leveldb``, in any case.
-        who: what to name in messages.
-
-    Raises:
-        DataError: unknown backend, or nothing readable there.
-        BackendError: the backend's library is not installed.
-    """
-    reader = _READERS.get(backend.lower())
-    if reader is None:
-        raise UnsupportedDataError(
-            f"{who + ': ' if who else ''}backend '{backend}' is not known; use LMDB or LEVELDB."
-        )
-    return reader(path, who)
 
 
 def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -61,11 +35,11 @@ def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
 class RecordPlan:
     """Keys of a batch, values where other processes cannot get them, and draws."""
 
-    records: list[tuple[bytes, bytes | None]]
+    records: list[Located]
     draws: np.ndarray | None
 
 
-class DatabaseSource(PlannedSource):
+class DatabaseSource(RecordSource):
     """Images and labels of an LMDB or LevelDB in the order of the keys.
 
     During the first pass decoded images are kept as long as all of them together stay below
@@ -81,41 +55,26 @@ class DatabaseSource(PlannedSource):
 
     def __init__(self, spec: LayerSpec, phase: str) -> None:
         super().__init__(spec)
-        p = spec.record.data_param
-        if not p.source:
-            self.fail("gives no data_param.source; name the folder of the data base there.")
-        self.path = str(p.source)
         self.transformer = DataTransformer(spec, phase)
-        self._open: RecordReader | None = open_records(self.path, p.backend, spec.label())
         self._kept: list[tuple[np.ndarray, int]] | None = []
         self._kept_bytes = 0
         self._images: np.ndarray | list[np.ndarray] = []
         self._labels = np.zeros(0, np.float32)
         self._complete = False
-        self._at = 0
-        key, value, _last = self._reader.take()
+        key, value, _last = self.reader.take()
         first, _label = self._decode(key, value)
         self.decodes = value != b"" and bool(decode(value, "Datum", self.path).encoded)
         self._first = tuple(int(d) for d in first.shape)
-        count = self._reader.count()
+        count = self.reader.count()
         self.slow = count is None or count * first.nbytes > CACHE_BYTES
         self.rewind()
 
-    @property
-    def _reader(self) -> RecordReader:
-        """The data base, opened anew in another process."""
-        if self._open is None:
-            p = self.spec.record.data_param
-            self._open = open_records(self.path, p.backend, self.spec.label())
-        return self._open
-
     def _decode(self, key: bytes, value: bytes) -> tuple[np.ndarray, int]:
-        where = f"{self.spec.label()}: {self.path}, key {key.decode('utf-8', 'replace')}"
         transformer = self.transformer
-        return decode_datum(value, where, transformer.force_color, transformer.force_gray)
+        return decode_datum(value, self.where(key), transformer.force_color, transformer.force_gray)
 
     def _read(self) -> tuple[np.ndarray, int, bool]:
-        key, value, last = self._reader.take()
+        key, value, last = self.reader.take()
         return (*self._decode(key, value), last)
 
     def shapes(self, batch: int) -> list[Shape]:
@@ -134,30 +93,22 @@ class DatabaseSource(PlannedSource):
 
     def plan(self, batch: int) -> RecordPlan:
         """The next records; nothing of them is kept."""
-        records: list[tuple[bytes, bytes | None]] = []
-        for item in range(batch * self.ranks):
-            if item % self.ranks == self.rank:
-                key, value, last = self._reader.locate()
-                records.append((key, value))
-            else:
-                last = self._reader.skip()
-            self._advance(last)
+        records = self.locate(batch)
         return RecordPlan(records, self.transformer.draw(batch, self.rng, self.rank, self.ranks))
 
     def make(self, plan: RecordPlan) -> list[np.ndarray]:
         """Images and labels."""
         images: list[np.ndarray] = []
         labels = np.empty(len(plan.records), np.float32)
-        for key, value in plan.records:
-            found = self._reader.value(key) if value is None else value
-            image, labels[len(images)] = self._decode(key, found)
+        for record in plan.records:
+            image, labels[len(images)] = self._decode(record[0], self.value(record))
             images.append(image)
         return [self.transformer.apply(images, plan.draws), labels]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open data base and what was kept of it."""
         return {
-            **self.__dict__, "_open": None, "_kept": None, "_images": [], "_complete": False,
+            **super().__getstate__(), "_kept": None, "_images": [], "_complete": False,
             "_labels": np.zeros(0, np.float32),
         }  # fmt: skip
 
@@ -174,7 +125,7 @@ class DatabaseSource(PlannedSource):
         for item in range(batch * self.ranks):
             mine = item % self.ranks == self.rank
             if not mine and (self._complete or self._kept is None):
-                self._advance(self._reader.skip())
+                self.advance(self.reader.skip())
                 continue
             image, label, last = self._read()
             if mine:
@@ -182,11 +133,8 @@ class DatabaseSource(PlannedSource):
                 images.append(image)
             if not self._complete:
                 self._keep(image, label, last)
-            self._advance(last)
+            self.advance(last)
         return images, labels
-
-    def _advance(self, last: bool) -> None:
-        self._at = 0 if last else self._at + 1
 
     def _keep(self, image: np.ndarray, label: int, last: bool) -> None:
         if self._kept is not None:
@@ -206,17 +154,13 @@ class DatabaseSource(PlannedSource):
         """Go to the first record."""
         self._at = 0
         if not self._complete:
-            self._reader.rewind()
+            self.reader.rewind()
             if self._kept is not None:
                 self._kept, self._kept_bytes = [], 0
 
-    def state(self) -> dict[str, Any]:
-        """Number of records since the first one, and the draws."""
-        return {**super().state(), "at": self._at}
-
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to that record; a data base that may fit in memory is read up to there."""
-        super().set_state(state)
+        PlannedSource.set_state(self, state)
         self.rewind()
         at = int(state["at"])
         if self._complete:
@@ -224,14 +168,9 @@ class DatabaseSource(PlannedSource):
         elif self.slow:
             self._kept = None
             for _ in range(at):
-                self._advance(self._reader.skip())
+                self.advance(self.reader.skip())
         else:
             while self._at < at and not self._complete:
                 image, label, last = self._read()
                 self._keep(image, label, last)
-                self._advance(last)
-
-    def close(self) -> None:
-        """Close the data base."""
-        if self._open is not None:
-            self._open.close()
+                self.advance(last)
