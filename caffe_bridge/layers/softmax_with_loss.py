@@ -32,6 +32,11 @@ from caffe_bridge.layers.registry import register
 _LEAST = math.log(float(np.finfo(np.float32).tiny))
 
 
+def _parts(label: Shape) -> Shape:
+    """Shape of the costs of the positions."""
+    return (*label, 1, 1, 1) if len(label) == 1 else tuple(label)
+
+
 @register("SoftmaxWithLoss")
 class SoftmaxWithLoss(Loss):
     """Softmax and cross entropy: ``-sum log(max(p[label], FLT_MIN)) / normaliser``.
@@ -42,7 +47,8 @@ class SoftmaxWithLoss(Loss):
     Tops:
         loss: ().
         p: optional, the probabilities, shaped like x; no gradient comes back through it.
-        parts: optional, the cost of each position, shaped like label (R-FCN); no gradient either.
+        parts: optional, the cost of each position, shaped like label or, where that has one axis,
+        (N, 1, 1, 1) as R-FCN's labels have it; no gradient either.
     Parameters:
         softmax_param.axis (1); loss_param.ignore_label: such positions cost nothing;
         loss_param.normalization (VALID): FULL, VALID, BATCH_SIZE, NONE or PRE_FIXED, the
@@ -67,9 +73,9 @@ class SoftmaxWithLoss(Loss):
         self.mode = normalization(self)
 
     def infer(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """A scalar, the shape of x, and that of label."""
+        """A scalar, the shape of x, and that of the parts."""
         self.check_bottoms(shapes)
-        return [(), tuple(shapes[0]), tuple(shapes[1])][: len(self.spec.tops)]
+        return [(), tuple(shapes[0]), _parts(shapes[1])][: len(self.spec.tops)]
 
     def class_axis(self, shape: Shape) -> int:
         """Axis of the classes in bottom 0."""
@@ -87,7 +93,7 @@ class SoftmaxWithLoss(Loss):
         whole, counts = class_labels(self, places, x.shape[axis], ignored(self))
         costs = -floor(logs.gather(axis, whole), _LEAST) * counts
         loss = normalise(self, self.mode, costs.sum(), counts, math.prod(x.shape[:axis]))
-        made = [loss, logs.detach().exp(), costs.detach().reshape(label.shape)]
+        made = [loss, logs.detach().exp(), costs.detach().reshape(_parts(tuple(label.shape)))]
         return made[: len(self.spec.tops)]
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
@@ -106,7 +112,7 @@ class SoftmaxWithLoss(Loss):
         if len(tops) > 2:
             (parts,) = e.op("Where", [picked, costs, scalar(e, 0.0, "zero")])
             parts = e.reduce("ReduceSum", parts, [axis], keepdims=False)
-            e.reshape(parts, e.shape(bottoms[1]), tops[2])
+            e.reshape(parts, _parts(e.shape(bottoms[1])), tops[2])
         total = emit_sum(e, costs, rank, picked)
         inner = math.prod(shape[axis + 1 :])
         emit_normalised(e, self, self.mode, total, labels, rank, counts, inner, tops[0])

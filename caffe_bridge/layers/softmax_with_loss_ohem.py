@@ -14,7 +14,8 @@ class SoftmaxWithLossOHEM(SoftmaxWithLoss):
         x: (*outer, C, *inner) scores; label: outer * inner class numbers in any shape.
     Tops:
         loss: (); p: optional, the probabilities, shaped like x; parts: optional, the cost of each
-        position, shaped like label. No gradient comes back through the last two.
+        position, shaped like label, (N, 1, 1, 1) for one axis. No gradient comes back through the
+        last two.
     Parameters:
         those of SoftmaxWithLoss.
     Gradient:

@@ -13,6 +13,7 @@ import torch
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
 from caffe_bridge.pycaffe.batches import BatchMethods
 from caffe_bridge.pycaffe.blob import Blob, ParamBlob
@@ -45,7 +46,8 @@ class Net(BatchMethods):
     """A net with persistent blobs.
 
     Forms: ``Net(prototxt, phase)``, ``Net(prototxt, weights, phase)`` and
-    ``Net(prototxt, phase, level=0, stages=[...], weights=...)``.
+    ``Net(prototxt, phase, level=0, stages=[...], weights=...)``. Beyond pycaffe: ``seed`` of the
+    fillers, and ``data_workers`` as in :class:`caffe_bridge.net.Net`.
 
     Raises:
         BridgeError: the files cannot be read or do not fit.
@@ -60,6 +62,7 @@ class Net(BatchMethods):
         stages: Sequence[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         seed: int | None = None,
+        data_workers: int | None = None,
     ) -> None:
         for value in args:
             if isinstance(value, int):
@@ -74,6 +77,9 @@ class Net(BatchMethods):
             spec = load_net(network_file, _PHASES[phase], level, tuple(stages or ()))
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.built = build(spec, generator)
+        for layer in self.built.layers:
+            if isinstance(layer, DataLayer):
+                layer.use_workers(data_workers)
         self.executor = Executor(self.built)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(self.executor.blobs)
         views: dict[int, ParamBlob] = {}

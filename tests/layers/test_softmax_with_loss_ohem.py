@@ -41,4 +41,4 @@ def test_gradient_comes_from_the_loss_alone() -> None:
 
 def test_the_plain_layer_has_the_third_top_too() -> None:
     spec = parse_net(net_text('type: "SoftmaxWithLoss"', [(5, 4), (5,)], 3), "TRAIN")
-    assert Net(spec).shapes_for({})["out2"] == (5,)
+    assert Net(spec).shapes_for({})["out2"] == (5, 1, 1, 1)
