@@ -184,7 +184,8 @@ class Python(Layer):
         if not _permission["granted"]:
             raise GraphError(
                 f"{self.spec.label()}: runs the user's code {self.where}, which is not allowed; "
-                "if you trust the net call caffe_bridge.layers.python.allow_python_layers() first."
+                "if you trust the net, write 'caffe-bridge --allow-python COMMAND', or in a script "
+                "call caffe_bridge.layers.python.allow_python_layers() first."
             )
         try:
             made = getattr(importlib.import_module(self.p.module), self.p.layer)()
