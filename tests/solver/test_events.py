@@ -37,22 +37,20 @@ def test_events(tmp_path: Path) -> None:
     assert events[3]["path"].endswith("snap_iter_2.solverstate")
 
 
-class Writer:
-    def __init__(self) -> None:
-        self.scalars: list[tuple[str, float, int]] = []
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.append((name, value, step))
-
-
 def test_tensorboard_scalars(tmp_path: Path) -> None:
-    board = TensorBoard.__new__(TensorBoard)
-    board.writer = Writer()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = tmp_path / "board"
+    board = TensorBoard(folder)
     made = solver(tmp_path, TEST)
     made.listeners.append(board)
     made.step(3)
-    names = {(name, step) for name, _, step in board.writer.scalars}
-    assert {("train/loss", 1), ("train/lr", 2), ("test0/size", 0), ("test0/loss", 2)} <= names
+    board.close()
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    found = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert {"train/loss", "train/lr", "test0/size", "test0/loss"} <= set(found)
+    assert found["train/lr"] == [0, 1, 2]
+    assert found["test0/loss"] == [0, 2]
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(made.loss, rel=1e-6)
 
 
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
