@@ -136,3 +136,19 @@ def test_gradients_that_overflow_at_any_scale(tmp_path: Path) -> None:
     made.step(1)
     with pytest.raises(SolverError, match="not finite even with the loss scale"):
         made.step(1)
+
+
+def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path: Path) -> None:
+    prefix = 'snapshot_format: BINARYPROTO'
+    first = runtime_solver(tmp_path, prefix)
+    first.gates.append(LossScale(first.net, 1024.0, patience=4))
+    first.step(6)
+    state = first.snapshot()
+    second = runtime_solver(tmp_path, prefix)
+    second.gates.append(LossScale(second.net, 64.0, patience=4))
+    second.restore(state)
+    assert second.net.loss_scale == 2048.0
+    assert second.gates[0].good == 2
+    plain = runtime_solver(tmp_path, prefix)
+    plain.restore(state)
+    assert plain.net.loss_scale == 1.0
