@@ -139,7 +139,7 @@ def test_gradients_that_overflow_at_any_scale(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path: Path) -> None:
-    prefix = 'snapshot_format: BINARYPROTO'
+    prefix = "snapshot_format: BINARYPROTO"
     first = runtime_solver(tmp_path, prefix)
     first.gates.append(LossScale(first.net, 1024.0, patience=4))
     first.step(6)
