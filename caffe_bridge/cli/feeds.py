@@ -25,7 +25,7 @@ def source_feeds(
         source: a prototxt, whose data layers are read; an npz with an array for each input; or a
             folder of pictures, for nets with one input.
         shapes: shape of each input; its first axis is the batch size (npz and pictures).
-        batches: most batches to take, 0 for all of an npz or folder.
+        batches: most batches to take; 0: all of an npz or folder, 10 of data layers.
         phase: whose data layers are read.
         label: name of the labels.
         mean: per-channel BGR mean that is taken off pictures.

@@ -33,13 +33,13 @@ METHODS = ("minmax", "percentile", "entropy")
 @click.argument("weights")
 @click.option("-o", "--out", "output", required=True, help="ONNX file to write.")
 @click.option("--calibrate", required=True, metavar="SOURCE",
-              help="Prototxt (its TRAIN data layers), npz, or folder of pictures.")  # fmt: skip
-@click.option("--batches", type=click.IntRange(0), default=10, show_default=True,
-              help="Batches to calibrate on; 0: all of an npz or folder.")  # fmt: skip
+              help="Prototxt (TRAIN data), npz, folder of pictures, or data: NET.")  # fmt: skip
+@click.option("--batches", type=click.IntRange(0), default=0,
+              help="Batches to calibrate on; 0: all of an npz or folder, 10 of data.")  # fmt: skip
 @click.option("--evaluate", metavar="SOURCE",
               help="Data to compare on; else that of --calibrate (TEST phase).")  # fmt: skip
-@click.option("--test-batches", type=click.IntRange(0), default=10, show_default=True,
-              help="Batches to compare on.")  # fmt: skip
+@click.option("--test-batches", type=click.IntRange(0), default=0,
+              help="Batches to compare on; 0 as above.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="percentile", show_default=True,
               help="How ranges are chosen.")  # fmt: skip
 @click.option("--exclude", multiple=True, metavar="LAYER", help="Stays in float; repeatable.")
@@ -69,6 +69,7 @@ def command(
     from caffe_bridge.onnx_export.quantize import agreement, quantize
 
     check_output(output, net, weights)
+    calibrate = net if calibrate == "data" else calibrate
     means, shapes = parse_floats(mean, "--mean"), parse_shapes(inputs)
     model = load_model(net, weights, inputs=shapes, outputs=output_blob)
     float_bytes = export(model, outputs=output_blob or None).ByteSize()

@@ -75,6 +75,10 @@ def test_quantize_on_every_source(folder: Path, capsys: pytest.CaptureFixture[st
         assert made["agreement"]["items"] == {"pictures": 4, "x.npz": 6}.get(source, 40)
         assert made["agreement"]["relative"] < 0.1
         assert (made["agreement"]["accuracy_int8"] is None) == (source == "pictures")
+    shape = ["--input", "data=4,3,6,6", "--output-blob", "ip"]
+    own = call(capsys, "quantize", "train.prototxt", "net.caffemodel", "--calibrate", "data",
+               *shape, "-o", "q.onnx", "--json")  # fmt: skip
+    assert own.json["agreement"]["output"] == "ip" and own.json["agreement"]["items"] == 40
     shown = call(capsys, "quantize", "net.prototxt", "net.caffemodel", "--calibrate", "x.npz",
                  "--exclude", "conv1", "-o", "q.onnx")  # fmt: skip
     assert "same largest entry" in shown.out and "accuracy: float" in shown.out
