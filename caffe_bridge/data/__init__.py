@@ -1,7 +1,7 @@
 """Data sources: what the data layers read, and writing data bases. No torch."""
 
 from caffe_bridge.data.annotated import AnnotatedSource
-from caffe_bridge.data.database import DatabaseSource, iterate, open_records
+from caffe_bridge.data.database import DatabaseSource, iterate
 from caffe_bridge.data.datum import decode_datum, encode_datum
 from caffe_bridge.data.dummy import DummySource
 from caffe_bridge.data.hdf5 import Hdf5Source, Hdf5Writer
@@ -10,6 +10,7 @@ from caffe_bridge.data.leveldb import write_leveldb
 from caffe_bridge.data.lmdb import write_lmdb
 from caffe_bridge.data.memory import MemorySource
 from caffe_bridge.data.prefetch import Prefetched
+from caffe_bridge.data.record_source import open_records
 from caffe_bridge.data.source import Source
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.data.window import WindowSource

@@ -91,6 +91,21 @@ class LeveldbReader:
             self._ahead = following
         return key, value, following is None
 
+    def locate(self) -> tuple[bytes, bytes, bool]:
+        """As :meth:`take`: LevelDB opens a data base only once."""
+        return self.take()
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key.
+
+        Raises:
+            DataError: no such key.
+        """
+        found = self._database.get(key)
+        if found is None:
+            raise DataError(f"LevelDB data base has no key '{key.decode('utf-8', 'replace')}'.")
+        return bytes(found)
+
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""
         return self.take()[2]

@@ -91,10 +91,40 @@ class LmdbReader:
             key = bytes(self._cursor.key())
             return key, self._cursor.value(), self.skip()
         except lmdb.Error as error:
-            raise DataError(
-                f"{self._who}LMDB data base '{self._path}': the record at key "
-                f"'{key.decode('utf-8', 'replace')}' cannot be read ({error}); write it again."
-            ) from error
+            raise self._unreadable(key, str(error)) from error
+
+    def _unreadable(self, key: bytes, reason: str) -> DataError:
+        return DataError(
+            f"{self._who}LMDB data base '{self._path}': the record at key "
+            f"'{key.decode('utf-8', 'replace')}' cannot be read ({reason}); write it again."
+        )
+
+    def locate(self) -> tuple[bytes, None, bool]:
+        """Key of the next record, and whether it is the last one.
+
+        Raises:
+            DataError: the key cannot be read.
+        """
+        key = b""
+        try:
+            key = bytes(self._cursor.key())
+            return key, None, self.skip()
+        except lmdb.Error as error:
+            raise self._unreadable(key, str(error)) from error
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key.
+
+        Raises:
+            DataError: the record cannot be read, or is gone; names data base and key.
+        """
+        try:
+            found = self._transaction.get(key)
+        except lmdb.Error as error:
+            raise self._unreadable(key, str(error)) from error
+        if found is None:
+            raise self._unreadable(key, "it is gone")
+        return bytes(found)
 
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""

@@ -28,6 +28,12 @@ class RecordReader(Protocol):
     def take(self) -> tuple[bytes, bytes, bool]:
         """Key and value of the next record, and whether it is the last before the first again."""
 
+    def locate(self) -> tuple[bytes, bytes | None, bool]:
+        """As :meth:`take`, but no value where :meth:`value` finds it by the key."""
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key that :meth:`locate` gave without one."""
+
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""
 

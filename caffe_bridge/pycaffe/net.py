@@ -13,6 +13,7 @@ import torch
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
 from caffe_bridge.pycaffe.batches import BatchMethods
 from caffe_bridge.pycaffe.blob import Blob, ParamBlob, param_blob
@@ -44,7 +45,8 @@ class Net(BatchMethods):
     """A net with persistent blobs.
 
     Forms: ``Net(prototxt, phase, level=0, stages=[...], weights=...)`` and the older
-    ``Net(prototxt, weights, phase)``, each by position or by name.
+    ``Net(prototxt, weights, phase)``, each by position or by name. Beyond pycaffe: ``seed`` of the
+    fillers, and ``data_workers`` as in :class:`caffe_bridge.net.Net`.
 
     Raises:
         BridgeError: the files cannot be read or do not fit, or the arguments are of no form.
@@ -59,6 +61,7 @@ class Net(BatchMethods):
         stages: Sequence[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         seed: int | None = None,
+        data_workers: int | None = None,
     ) -> None:
         old = bool(args) and isinstance(args[0], str | os.PathLike)
         names = ("weights", "phase") if old else ("phase", "level", "stages", "weights")
@@ -75,6 +78,9 @@ class Net(BatchMethods):
             spec = load_net(network_file, _PHASES[phase], int(level), tuple(stages or ()))
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.built = build(spec, generator)
+        for layer in self.built.layers:
+            if isinstance(layer, DataLayer):
+                layer.use_workers(data_workers)
         self.executor = Executor(self.built)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(self.executor.blobs)
         self.layers = [LayerView(layer) for layer in self.built.layers]
