@@ -14,11 +14,11 @@ from caffe_bridge.data.record_source import open_records
 from caffe_bridge.data.source import Source
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.data.window import WindowSource
-from caffe_bridge.data.write import compute_mean, write_datums, write_records
+from caffe_bridge.data.write import compute_mean, record_writer, write_datums, write_records
 
 __all__ = [
     "AnnotatedSource", "DataTransformer", "DatabaseSource", "DummySource", "Hdf5Source",
     "Hdf5Writer", "ImageListSource", "MemorySource", "Prefetched", "Source", "WindowSource",
-    "compute_mean", "decode_datum", "encode_datum", "iterate", "open_records", "write_datums",
-    "write_leveldb", "write_lmdb", "write_records",
+    "compute_mean", "decode_datum", "encode_datum", "iterate", "open_records", "record_writer",
+    "write_datums", "write_leveldb", "write_lmdb", "write_records",
 ]  # fmt: skip
