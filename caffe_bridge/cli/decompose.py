@@ -63,7 +63,14 @@ def _budget_plan(
 
 
 def _calibrated(
-    net: str, weights: str, plan: Plan, output: str, hdf5: bool, source: str, batches: int
+    net: str,
+    weights: str,
+    plan: Plan,
+    output: str,
+    hdf5: bool,
+    source: str,
+    batches: int,
+    relu: bool,
 ) -> tuple[Written, Plan]:
     from caffe_bridge.compress import write_decomposed
     from caffe_bridge.compress.calibration import data_feeds, npz_feeds
@@ -77,7 +84,7 @@ def _calibrated(
         feeds = data_feeds(model, batches or 10)
     else:
         feeds = npz_feeds(model, source, batches)
-    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds)
+    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds, relu=relu)
     return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
 
 
@@ -99,8 +106,9 @@ def _check_usage() -> None:
         )
     for name in {"method", "rule"} & given if "budget" in given else ():
         raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
-    if "batches" in given and "calibrate" not in given:
-        raise click.UsageError("--batches has no effect without --calibrate.")
+    for name in sorted(given & {"batches", "relu_aware"}) if "calibrate" not in given else ():
+        option = "--" + name.replace("_", "-")
+        raise click.UsageError(f"{option} has no effect without --calibrate.")
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
     if "target_speedup" in given:
         for name in given & {"method", "except_path", "fc", "rule", "align"}:
@@ -138,6 +146,8 @@ def _check_usage() -> None:
               help="Share of the cost to keep; chooses forms and ranks.")  # fmt: skip
 @click.option("--calibrate", metavar="NPZ|data",
               help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
+@click.option("--relu-aware", is_flag=True,
+              help="With --calibrate: keep what passes the ReLU behind a layer.")  # fmt: skip
 @click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
 @click.option("--target-speedup", type=float,
               help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
@@ -160,8 +170,8 @@ def _check_usage() -> None:
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
     config: str | None, plan_path: str | None, budget: str | None, calibrate: str | None,
-    batches: int, target_speedup: float | None, threads: int, batch: int, method: str, rule: str,
-    align: str | None,
+    relu_aware: bool, batches: int, target_speedup: float | None, threads: int, batch: int,
+    method: str, rule: str, align: str | None,
     except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -200,7 +210,9 @@ def command(
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
     if calibrate:
-        written, plan = _calibrated(net, weights, plan, output, hdf5, calibrate, batches)
+        written, plan = _calibrated(
+            net, weights, plan, output, hdf5, calibrate, batches, relu_aware
+        )
     else:
         written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
