@@ -22,9 +22,7 @@ from caffe_bridge.errors import PlanError
 
 @verb(
     """caffe-bridge sensitivity deploy.prototxt net.caffemodel --data inputs.npz --save scan.json
-    caffe-bridge sensitivity train_test.prototxt net.caffemodel --data data --batches 20
-    caffe-bridge decompose net.prototxt net.caffemodel --budget macs=0.5 --sensitivity scan.json \\
-        -o lowrank"""
+    caffe-bridge sensitivity train_test.prototxt net.caffemodel --data data --batches 20"""
 )
 @click.argument("net")
 @click.argument("weights")

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from caffe_bridge.compress.rank_table import RankRow
 from caffe_bridge.compress.sensitivity import Scan
@@ -93,6 +94,7 @@ def draw_ranks(
             axis.set_title(row.layer, fontsize=8)
             axis.set_ylim(bottom=max(1e-6, min(axis.get_ylim()[0], 1e-3)))
             axis.tick_params(labelsize=7)
+            axis.yaxis.set_minor_formatter(NullFormatter())
         for axis in axes[len(rows) :]:
             axis.set_visible(False)
         below.supylabel("share of the squared norm", fontsize=8)
