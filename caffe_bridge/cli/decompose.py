@@ -48,9 +48,16 @@ def _block(align: str | None) -> int:
 
 
 def _budget_plan(
-    net: str, weights: str, budget: str, excepted: list[str], fc: bool, block: int
+    net: str,
+    weights: str,
+    budget: str,
+    excepted: list[str],
+    fc: bool,
+    block: int,
+    sensitivity: str | None,
 ) -> Plan:
     from caffe_bridge.compress.budget import budget_plan
+    from caffe_bridge.compress.sensitivity import read_scan
 
     unit, _, share = budget.partition("=")
     try:
@@ -58,12 +65,26 @@ def _budget_plan(
     except ValueError:
         raise BridgeError(f"--budget {budget}: write it as macs=0.5 or params=0.5.") from None
     return budget_plan(
-        net, weights, unit=unit, keep=keep, except_layers=excepted, include_fc=fc, block=block
+        net,
+        weights,
+        unit=unit,
+        keep=keep,
+        except_layers=excepted,
+        include_fc=fc,
+        block=block,
+        scan=read_scan(sensitivity) if sensitivity else None,
     )
 
 
 def _calibrated(
-    net: str, weights: str, plan: Plan, output: str, hdf5: bool, source: str, batches: int
+    net: str,
+    weights: str,
+    plan: Plan,
+    output: str,
+    hdf5: bool,
+    source: str,
+    batches: int,
+    relu: bool,
 ) -> tuple[Written, Plan]:
     from caffe_bridge.compress import write_decomposed
     from caffe_bridge.compress.calibration import data_feeds, npz_feeds
@@ -77,7 +98,7 @@ def _calibrated(
         feeds = data_feeds(model, batches or 10)
     else:
         feeds = npz_feeds(model, source, batches)
-    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds)
+    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds, relu=relu)
     return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
 
 
@@ -99,8 +120,11 @@ def _check_usage() -> None:
         )
     for name in {"method", "rule"} & given if "budget" in given else ():
         raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
-    if "batches" in given and "calibrate" not in given:
-        raise click.UsageError("--batches has no effect without --calibrate.")
+    for name in sorted(given & {"batches", "relu_aware"}) if "calibrate" not in given else ():
+        option = "--" + name.replace("_", "-")
+        raise click.UsageError(f"{option} has no effect without --calibrate.")
+    if "sensitivity" in given and "budget" not in given:
+        raise click.UsageError("--sensitivity has no effect without --budget.")
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
     if "target_speedup" in given:
         for name in given & {"method", "except_path", "fc", "rule", "align"}:
@@ -136,8 +160,12 @@ def _check_usage() -> None:
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
 @click.option("--budget", metavar="macs=0.5|params=0.5",
               help="Share of the cost to keep; chooses forms and ranks.")  # fmt: skip
+@click.option("--sensitivity", metavar="JSON",
+              help="With --budget: errors measured by 'caffe-bridge sensitivity'.")  # fmt: skip
 @click.option("--calibrate", metavar="NPZ|data",
               help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
+@click.option("--relu-aware", is_flag=True,
+              help="With --calibrate: keep what passes the ReLU behind a layer.")  # fmt: skip
 @click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
 @click.option("--target-speedup", type=float,
               help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
@@ -159,9 +187,9 @@ def _check_usage() -> None:
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, budget: str | None, calibrate: str | None,
-    batches: int, target_speedup: float | None, threads: int, batch: int, method: str, rule: str,
-    align: str | None,
+    config: str | None, plan_path: str | None, budget: str | None, sensitivity: str | None,
+    calibrate: str | None, relu_aware: bool, batches: int, target_speedup: float | None,
+    threads: int, batch: int, method: str, rule: str, align: str | None,
     except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -179,7 +207,7 @@ def command(
         plan = load_plan(plan_path)
     elif budget:
         excepted = _read_json(except_path, list, "list") if except_path else []
-        plan = _budget_plan(net, weights, budget, excepted, fc, _block(align))
+        plan = _budget_plan(net, weights, budget, excepted, fc, _block(align), sensitivity)
     elif target_speedup is not None:
         from caffe_bridge.cli.plan import make_timed_plan
 
@@ -200,7 +228,9 @@ def command(
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
     if calibrate:
-        written, plan = _calibrated(net, weights, plan, output, hdf5, calibrate, batches)
+        written, plan = _calibrated(
+            net, weights, plan, output, hdf5, calibrate, batches, relu_aware
+        )
     else:
         written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
