@@ -8,8 +8,6 @@ from caffe_bridge.bench.profile import (
     LayerProfile,
     LayerRow,
     compare_layers,
-    layer_times,
-    profile_layers,
     profile_models,
 )
 from caffe_bridge.bench.report import (
@@ -43,7 +41,7 @@ __all__ = [
     "FULL", "QUICK", "RUNTIME", "BenchResult", "BenchSession", "Difference", "LayerCost",
     "LayerProfile", "LayerResult", "LayerRow", "Machine", "ModelResult", "NetCost", "Schedule",
     "SpeedUp", "Stats", "Timing", "compare", "compare_layers", "conditions", "from_json",
-    "layer_results", "layer_table", "layer_times", "load_json", "machine_info", "make_feeds",
-    "make_session", "measure", "model_table", "net_cost", "profile_layers", "profile_models",
-    "speed_up", "statistics", "to_csv", "to_json", "to_markdown",
+    "layer_results", "layer_table", "load_json", "machine_info", "make_feeds", "make_session",
+    "measure", "model_table", "net_cost", "profile_models", "speed_up", "statistics", "to_csv",
+    "to_json", "to_markdown",
 ]  # fmt: skip

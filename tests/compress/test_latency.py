@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,11 @@ from caffe_bridge.compress.latency import (
     latency_table,
     plan_for_time,
     table,
+    together,
 )
 from caffe_bridge.compress.latency.options import error_of, predicted_error
+from caffe_bridge.compress.latency.single import layer_key
+from caffe_bridge.compress.latency.table import coarse_first
 from caffe_bridge.compress.plan import parse_plan
 from caffe_bridge.compress.target import Target, as_record, as_weights, find_targets
 from caffe_bridge.errors import PlanError, SchemaError
@@ -146,41 +149,59 @@ def layer_c() -> tuple[Target, Mapping[str, list[tuple[int, ...]]]]:
 
 
 class Bench:
-    """Stands for the stopwatch: ratios by label, and how restless each measurement is."""
+    """Stands for the stopwatch: forms take 0.4 of the layer's time, with a given spread."""
 
-    def __init__(self, spreads: list[float]) -> None:
-        self.spreads = spreads
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, spread: float = 1.0) -> None:
+        self.spread = spread
         self.runs: list[list[str]] = []
+        monkeypatch.setattr(table, "time_together", self)
+        monkeypatch.setattr(table, "open_session", lambda *_: None)
 
-    def __call__(
-        self, nets: Mapping[str, Callable[[], Net]], *_: object, **__: object
-    ) -> dict[str, Timed]:
-        self.runs.append(list(nets))
-        spread = self.spreads.pop(0) if self.spreads else 1.0
-        ratios = {name: 1.0 if name == "whole" else 0.4 for name in nets}
-        return {n: Timed(10.0 * r, r, 1.0 if n == "whole" else spread) for n, r in ratios.items()}
+    def __call__(self, sessions: Mapping[str, None], **_: object) -> dict[str, Timed]:
+        self.runs.append(list(sessions))
+        return {
+            name: Timed(10.0, 1.0, 1.0) if name == "whole" else Timed(4.0, 0.4, self.spread)
+            for name in sessions
+        }
 
 
-def test_unstable_forms_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench([1.6, 1.5, 1.0])
-    monkeypatch.setattr(table, "time_together", bench)
+def test_what_is_unstable_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spreads = [{"whole": 1.0, "a": 1.6, "b": 1.1}, {"whole": 1.0, "a": 1.4}, {"whole": 1, "a": 1.5}]
+    asked: list[list[str]] = []
+
+    def rounds(sessions: Mapping[str, None], *_: object) -> dict[str, Timed]:
+        asked.append(list(sessions))
+        return {name: Timed(1.0, 1.0, spreads[len(asked) - 1][name]) for name in sessions}
+
+    monkeypatch.setattr(together, "_rounds", rounds)
+    found = together.time_together(dict.fromkeys(("whole", "a", "b")))  # type: ignore[arg-type]
+    assert asked == [["whole", "a", "b"], ["whole", "a"], ["whole", "a"]]
+    assert (found["a"].spread, found["b"].spread) == (1.4, 1.1)
+    assert found["a"].unstable
+
+
+def test_known_times_are_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
     target, shapes = layer_c()
     cache = LatencyCache(None, 1, "cpu")
     timer = LayerTimer(target, shapes["c"], cache, 1, "cpu")
     forms = forms_of(target, 16, ["pca"])["pca"][:2]
     labels = [form.label for form in forms]
     assert timer(forms) == {"whole": 10.0, labels[0]: 4.0, labels[1]: 4.0}
-    assert bench.runs == [["whole", *labels]] * 3
-    assert timer.unstable == set()
     assert timer(forms)[labels[0]] == 4.0
-    assert len(bench.runs) == 3
-    assert cache.hits == 0
+    assert bench.runs == [["whole", *labels]]
+    other = LayerTimer(target, shapes["c"], cache, 1, "cpu")
+    assert other(forms)[labels[1]] == 4.0
+    assert len(bench.runs) == 1
+    # A fresh ratio comes from new samples, whatever is known.
+    assert other.fresh(forms[0]) == 0.4
+    assert bench.runs[1:] == [["whole", labels[0]]]
 
 
 def test_what_stays_unstable_is_said_and_not_cached(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(table, "time_together", Bench([1.6] * 100))
+    Bench(monkeypatch, 1.6)
     target, shapes = layer_c()
     cache = LatencyCache(tmp_path / "latency.json", 1, "cpu")
     lines: list[str] = []
@@ -193,11 +214,34 @@ def test_what_stays_unstable_is_said_and_not_cached(
     assert [name.split("| ")[1] for name in known] == ["whole"]
 
 
-def test_measuring_ends_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench([])
-    monkeypatch.setattr(table, "time_together", bench)
+def test_ranks_are_measured_from_coarse_to_fine() -> None:
+    assert coarse_first(0) == []
+    for count in (1, 2, 5, 16):
+        order = coarse_first(count)
+        assert sorted(order) == list(range(count))
+        assert order[0] == 0
+    assert set(coarse_first(15)[:4]) == {0, 8, 4, 12}
+
+
+def test_larger_ranks_than_a_slow_one_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    Bench(monkeypatch)
     target, shapes = layer_c()
-    ticks = iter([0.0, 0.0, *([9.0] * 99)])
+    cache = LatencyCache(None, 1, "cpu")
+    forms = forms_of(target, 4, ["pca"])["pca"]
+    key = f"{layer_key(target, shapes['c'][0])} | "
+    cache.put(f"{key}{forms[4].label}", Timed(12.0, 1.2, 1.0))
+    times, _ = latency_table({"c": target}, shapes, cache, block=4, methods=["pca"])
+    measured = [form.label for form, _ in times["c"].forms]
+    assert len(forms) > 6
+    assert measured[:5] == [form.label for form in forms[:5]]
+    assert forms[-1].label not in measured
+    assert times["c"].missing == 0
+
+
+def test_measuring_ends_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    target, shapes = layer_c()
+    ticks = iter([0.0] * 5 + [9.0] * 99)
     lines: list[str] = []
     times, _ = latency_table(
         {"c": target}, shapes, LatencyCache(None, 1, "cpu"),

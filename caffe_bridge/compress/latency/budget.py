@@ -34,7 +34,7 @@ from caffe_bridge.compress.latency.table import (
     bottom_shapes,
     latency_table,
 )
-from caffe_bridge.compress.latency.whole import Measured, measure_nets, original, replaced
+from caffe_bridge.compress.latency.whole import Measured, WholeNet, original
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
 from caffe_bridge.compress.planner import shown
 from caffe_bridge.compress.target import (
@@ -48,8 +48,6 @@ from caffe_bridge.compress.target import (
 )
 from caffe_bridge.errors import PlanError
 from caffe_bridge.graph import NetSpec, load_net
-from caffe_bridge.net import Net
-from caffe_bridge.schema import Weights
 
 #: Forms that save less than this share of a layer's time are measured again before they count.
 _SMALL_GAIN = 0.25
@@ -114,20 +112,15 @@ def _targets(spec: NetSpec, found: Mapping[str, Target | str], source: str) -> d
 class _Planning:
     """A net whose layers have a table of times."""
 
-    def __init__(self, net: Net, weights: Weights, targets: Mapping[str, Target],
-                 request: Request, say: Callable[[str], None]) -> None:  # fmt: skip
-        self.net, self.weights, self.targets = net, weights, targets
-        self.request, self.say = request, say
+    def __init__(self, whole: WholeNet, targets: Mapping[str, Target]) -> None:
+        self.whole, self.targets = whole, targets
         self.spectra: dict[str, dict[str, Any]] = {name: {} for name in targets}
         self.times: dict[str, LayerTimes] = {}
         self.timers: dict[str, LayerTimer] = {}
 
     def measure(self, choice: Choice, schedule: Schedule) -> Measured:
         forms = {name: option.what for name, option in choice.items() if option.what is not None}
-        after = replaced(self.net, forms, self.weights)
-        request = self.request
-        return measure_nets(self.net, after, request.batch, request.threads, request.device,
-                            schedule)  # fmt: skip
+        return self.whole.against(forms, schedule)
 
     def options(self) -> dict[str, list[Option]]:
         return {
@@ -213,14 +206,15 @@ def plan_for_time(
     if not targets:
         raise PlanError(f"{record.origin or 'the net'}: has no layer that could be decomposed.")
     allowance = Allowance(request.seconds)
-    whole = original(measured_spec, stored, request.batch)
-    before = measure_nets(whole, None, request.batch, request.threads, request.device).before_ms
-    target = request.target(before)
     known = LatencyCache(cache, request.threads, request.device)
-    planning = _Planning(whole, stored, targets, request, say)
+    net_before = original(measured_spec, stored, request.batch)
+    whole = WholeNet(net_before, stored, request.batch, request.threads, request.device)
+    before = whole.alone()
+    target = request.target(before)
+    planning = _Planning(whole, targets)
     say(f"whole net: {before:.3f} ms; measuring takes {request.seconds:g} s at most")
     planning.times, planning.timers = latency_table(
-        targets, bottom_shapes(whole), known, threads=request.threads, device=request.device,
+        targets, bottom_shapes(net_before), known, threads=request.threads, device=request.device,
         block=request.block or machine_info().channel_block, methods=request.methods,
         allowance=Allowance(_TABLE_SHARE * request.seconds), progress=progress,
     )  # fmt: skip

@@ -11,23 +11,22 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
+from caffe_bridge.bench import BenchSession
 from caffe_bridge.compress.latency.cache import LatencyCache
 from caffe_bridge.compress.latency.forms import FORMS, Form, forms_of
 from caffe_bridge.compress.latency.single import layer_key, single_net
-from caffe_bridge.compress.latency.together import Timed, time_together
+from caffe_bridge.compress.latency.together import Timed, open_session, time_together
 from caffe_bridge.compress.target import Target
 from caffe_bridge.graph import Shape
 from caffe_bridge.net import Net
 
 #: Weights that do not stay in the caches while the rest of the net runs.
 _COLD_BYTES = 4 * 2**20
-#: Rising ranks of one form that are slower than the whole layer before the form is given up.
-_PATIENCE = 2
+#: A rank this much slower than the whole layer ends a method: larger ones have no chance.
+_HOPELESS = 1.1
 #: Forms that alternate with the whole layer in one run.
 _TOGETHER = 4
-_REPEATS = 2
 _WHOLE = "whole"
 #: Rough speed of a core, only to put the layers in order: operations and bytes a millisecond.
 _OPERATIONS, _BYTES = 2e7, 1e7
@@ -48,6 +47,10 @@ class Allowance:
     def used(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._start
+
+    def share(self, part: float) -> Allowance:
+        """A part of what is left, counted from now."""
+        return Allowance(part * (self.seconds - self.used), self._clock)
 
     @property
     def spent(self) -> bool:
@@ -101,6 +104,7 @@ class LayerTimer:
         self.cold = target.is_fc and target.weight.size * 4 > _COLD_BYTES
         self.unstable: set[str] = set()
         self._seen: dict[tuple[Shape, str], Timed] = {}
+        self._open: dict[Shape, BenchSession] = {}
 
     def _entry(self, shape: Shape, label: str) -> str:
         return f"{layer_key(self.target, shape)} | {label}"
@@ -108,13 +112,20 @@ class LayerTimer:
     def _measure(
         self, shape: Shape, forms: Sequence[Form], effort: float = 1.0
     ) -> dict[str, Timed]:
-        nets: dict[str, Callable[[], Net]] = {
-            _WHOLE: partial(single_net, self.target, None, shape),
-            **{form.label: partial(single_net, self.target, form, shape) for form in forms},
-        }
-        return time_together(
-            nets, shape[0], self.threads, self.device, cold=self.cold, effort=effort
-        )
+        if shape not in self._open:
+            self._open[shape] = self._session(shape, None)
+        sessions = {_WHOLE: self._open[shape]}
+        for form in forms:
+            sessions[form.label] = self._session(shape, form)
+        return time_together(sessions, cold=self.cold, effort=effort)
+
+    def _session(self, shape: Shape, form: Form | None) -> BenchSession:
+        net = single_net(self.target, form, shape)
+        return open_session(net, shape[0], self.threads, self.device)
+
+    def close(self) -> None:
+        """Let go of the sessions that stay open between measurements."""
+        self._open.clear()
 
     def _one(self, shape: Shape, forms: Sequence[Form]) -> dict[str, Timed]:
         labels = [_WHOLE, *(form.label for form in forms)]
@@ -124,16 +135,11 @@ class LayerTimer:
         }
         found = {name: timed for name, timed in known.items() if timed is not None}
         missing = [name for name in labels if name not in found]
-        for _ in range(1 + _REPEATS):
-            again = [name for name in missing if name not in found or found[name].unstable]
-            if not again:
-                break
-            measured = self._measure(shape, [form for form in forms if form.label in again])
-            for name in again:
-                if name not in found or measured[name].spread < found[name].spread:
-                    found[name] = measured[name]
-        for name in missing:
-            self._remember(shape, name, found[name])
+        if missing:
+            measured = self._measure(shape, [form for form in forms if form.label in missing])
+            for name in missing:
+                found[name] = measured[name]
+                self._remember(shape, name, measured[name])
         return found
 
     def _remember(self, shape: Shape, label: str, timed: Timed) -> None:
@@ -158,6 +164,7 @@ class LayerTimer:
         """The ratio of a form's time to the layer's, from new samples only."""
         shape = max(self.shapes, key=math.prod)
         timed = self._measure(shape, [form], effort=3.0)[form.label]
+        self.close()
         self._remember(shape, form.label, timed)
         return timed.ratio
 
@@ -174,25 +181,59 @@ def expense(target: Target, shapes: Sequence[Shape]) -> float:
     return weights * uses / _OPERATIONS + weights * 4 / _BYTES
 
 
+def coarse_first(count: int) -> list[int]:
+    """Positions of a row, so that every beginning of the list covers the row evenly.
+
+    >>> coarse_first(7)
+    [0, 4, 2, 6, 1, 3, 5]
+    """
+    step = 1 << max(count - 1, 0).bit_length()
+    order: list[int] = []
+    while step:
+        order += [i for i in range(0, count, step) if i not in order]
+        step //= 2
+    return order
+
+
+class _Ranks:
+    """The ranks of one method of a layer: which to measure next, and which have no chance."""
+
+    def __init__(self, forms: Sequence[Form]) -> None:
+        self.forms = forms
+        self.left = coarse_first(len(forms))
+        self.end = len(forms)
+        self.ms: dict[int, float] = {}
+
+    def next(self) -> list[int]:
+        self.left = [i for i in self.left if i < self.end]
+        return self.left[:_TOGETHER]
+
+    def take(self, position: int, ms: float, whole_ms: float) -> None:
+        self.ms[position] = ms
+        self.left.remove(position)
+        if ms >= whole_ms * _HOPELESS:
+            self.end = min(self.end, position)
+
+
 def _layer_times(
     timer: LayerTimer, forms: Mapping[str, Sequence[Form]], allowance: Allowance
 ) -> LayerTimes:
     times = LayerTimes(timer.target.name, timer()[_WHOLE])
-    for ranks in forms.values():
-        slower = 0
-        for begin in range(0, len(ranks), _TOGETHER):
-            chunk = ranks[begin : begin + _TOGETHER]
-            if allowance.spent:
-                times.missing += len(ranks) - begin
-                break
-            found = timer(chunk)
-            for form in chunk:
-                ms = found[form.label]
-                times.forms.append((form, ms))
-                slower = slower + 1 if ms >= times.whole_ms else 0
-            if slower >= _PATIENCE:
-                break
+    methods = [_Ranks(ranks) for ranks in forms.values()]
+    # In turn, so that where time is short every method has some ranks.
+    while any(ranks.next() for ranks in methods) and not allowance.spent:
+        for ranks in methods:
+            chunk = ranks.next()
+            if not chunk or allowance.spent:
+                continue
+            found = timer([ranks.forms[i] for i in chunk])
+            for i in chunk:
+                ranks.take(i, found[ranks.forms[i].label], times.whole_ms)
+    for ranks in methods:
+        times.forms += [(ranks.forms[i], ms) for i, ms in sorted(ranks.ms.items())]
+        times.missing += len([i for i in ranks.left if i < ranks.end])
     times.unstable = sorted(timer.unstable)
+    timer.close()
     return times
 
 
@@ -230,10 +271,14 @@ def latency_table(
     allowance = allowance or Allowance(math.inf)
     made: dict[str, LayerTimes] = {}
     timers: dict[str, LayerTimer] = {}
-    order = sorted(targets, key=lambda name: -expense(targets[name], shapes[name]))
+    costs = {name: expense(target, shapes[name]) for name, target in targets.items()}
+    order = sorted(targets, key=lambda name: -costs[name])
     for number, name in enumerate(order, 1):
+        left = order[number - 1 :]
+        part = max(costs[name] / sum(costs[other] for other in left), 1.0 / len(left))
         timers[name] = LayerTimer(targets[name], shapes[name], cache, threads, device)
-        times = _layer_times(timers[name], forms_of(targets[name], block, methods), allowance)
+        forms = forms_of(targets[name], block, methods)
+        times = _layer_times(timers[name], forms, allowance.share(part))
         cache.save()
         made[name] = times
         if progress is not None:

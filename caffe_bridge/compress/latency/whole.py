@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from caffe_bridge.bench import Schedule, make_session, measure, speed_up
+from caffe_bridge.bench import BenchSession, Schedule, measure, speed_up
 from caffe_bridge.compress.latency.forms import Form
 from caffe_bridge.compress.latency.single import fill_small
+from caffe_bridge.compress.latency.together import open_session
 from caffe_bridge.graph import NetSpec, Shape, layer_spec
 from caffe_bridge.net import Net, with_inputs
-from caffe_bridge.onnx_export import convert
 from caffe_bridge.schema import Weights
 
 #: Short, because it is repeated for every correction; interleaved, so that drift meets both.
@@ -73,32 +71,47 @@ def replaced(net: Net, forms: Mapping[str, Form], weights: Weights | None) -> Ne
     return small.eval()
 
 
-def measure_nets(
-    before: Net,
-    after: Net | None,
-    batch: int,
-    threads: int,
-    device: str = "cpu",
-    schedule: Schedule = SCHEDULE,
-) -> Measured:
-    """Time two nets against each other; with ``after`` None only the first."""
-    with tempfile.TemporaryDirectory(prefix="caffe-bridge-latency-") as folder:
-        nets = {"before": before} if after is None else {"before": before, "after": after}
-        sessions = {
-            name: make_session(
-                convert(net, Path(folder) / f"{name}.onnx"), threads, device, batch=batch
-            )
-            for name, net in nets.items()
-        }
+class WholeNet:
+    """The original net, ready to be timed against what could become of it.
+
+    Args:
+        net: the original.
+        weights: its weights.
+        batch: images of one run.
+        threads: threads of one operator.
+        device: "cpu" or "cuda".
+
+    Raises:
+        BridgeError: it cannot be exported or run.
+    """
+
+    def __init__(
+        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu"
+    ) -> None:
+        self.net, self.weights = net, weights
+        self.batch, self.threads, self.device = batch, threads, device
+        self.session = open_session(net, batch, threads, device)
+
+    def alone(self) -> float:
+        """Median milliseconds of the original."""
+        return self._measure({"before": self.session}, SCHEDULE).before_ms
+
+    def against(self, forms: Mapping[str, Form], schedule: Schedule = SCHEDULE) -> Measured:
+        """The original and the net with layers in other forms, interleaved."""
+        after = replaced(self.net, forms, self.weights)
+        session = open_session(after, self.batch, self.threads, self.device)
+        return self._measure({"before": self.session, "after": session}, schedule)
+
+    def _measure(self, sessions: Mapping[str, BenchSession], schedule: Schedule) -> Measured:
         timings = measure(
             sessions, schedule.min_runs, schedule.min_seconds, schedule.warmup_runs,
             schedule.warmup_seconds, schedule.block, schedule.max_seconds,
         )  # fmt: skip
-    first = timings["before"]
-    last = timings.get("after", first)
-    gain = speed_up(first, last, draws=400)
-    stats = [timing.stats(device) for timing in (first, last)]
-    return Measured(
-        stats[0].median_ms, stats[1].median_ms, gain.ratio, gain.low, gain.high,
-        any(each.unstable for each in stats),
-    )  # fmt: skip
+        first = timings["before"]
+        last = timings.get("after", first)
+        gain = speed_up(first, last, draws=400)
+        stats = [timing.stats(self.device) for timing in (first, last)]
+        return Measured(
+            stats[0].median_ms, stats[1].median_ms, gain.ratio, gain.low, gain.high,
+            any(each.unstable for each in stats),
+        )  # fmt: skip
