@@ -30,6 +30,7 @@ from caffe_bridge.compress.latency.options import error_of, predicted_error
 from caffe_bridge.compress.latency.single import layer_key
 from caffe_bridge.compress.latency.table import coarse_first
 from caffe_bridge.compress.plan import parse_plan
+from caffe_bridge.compress.rank.align import parts
 from caffe_bridge.compress.target import Target, as_record, as_weights, find_targets
 from caffe_bridge.errors import PlanError, SchemaError
 from caffe_bridge.net import Net
@@ -214,6 +215,28 @@ def test_what_stays_unstable_is_said_and_not_cached(
     assert [name.split("| ")[1] for name in known] == ["whole"]
 
 
+@pytest.mark.parametrize("block", [8, 16])
+@pytest.mark.parametrize(("channels", "outputs", "group"), [(96, 256, 2), (256, 384, 1)])
+def test_candidates_are_aligned_to_the_block(
+    channels: int, outputs: int, group: int, block: int
+) -> None:
+    text = net_text(
+        (1, channels, 9, 9),
+        f'layer {{ name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param {{ '
+        f"num_output: {outputs} kernel_size: 3 group: {group} {GAUSS} }} }}",
+    )
+    target = find_targets(*filled(text))["c"]
+    assert isinstance(target, Target)
+    found = forms_of(target, block)
+    assert list(found) == ["pca", "weight_svd", "spatial", "tucker"]
+    for forms in found.values():
+        assert len(forms) >= 2
+        for form in forms:
+            most = form.method.max_rank(target.blob, group)
+            for part, limit in zip(parts(form.rank), parts(most), strict=True):
+                assert part == limit or part % (block * group) == 0
+
+
 def test_ranks_are_measured_from_coarse_to_fine() -> None:
     assert coarse_first(0) == []
     for count in (1, 2, 5, 16):
@@ -234,7 +257,8 @@ def test_larger_ranks_than_a_slow_one_are_left_out(monkeypatch: pytest.MonkeyPat
     measured = [form.label for form, _ in times["c"].forms]
     assert len(forms) > 6
     assert measured[:5] == [form.label for form in forms[:5]]
-    assert forms[-1].label not in measured
+    # The largest stood in the first handful; those between have no chance.
+    assert measured[5:] == [forms[-1].label]
     assert times["c"].missing == 0
 
 
