@@ -218,17 +218,19 @@ class _Ranks:
 def _layer_times(
     timer: LayerTimer, forms: Mapping[str, Sequence[Form]], allowance: Allowance
 ) -> LayerTimes:
-    times = LayerTimes(timer.target.name, timer()[_WHOLE])
     methods = [_Ranks(ranks) for ranks in forms.values()]
-    # In turn, so that where time is short every method has some ranks.
-    while any(ranks.next() for ranks in methods) and not allowance.spent:
+    whole: float | None = None
+    # In turn, so that where time is short every method has some ranks; the first handful always.
+    while any(ranks.next() for ranks in methods) and not (whole and allowance.spent):
         for ranks in methods:
             chunk = ranks.next()
-            if not chunk or allowance.spent:
+            if not chunk or (whole and allowance.spent):
                 continue
             found = timer([ranks.forms[i] for i in chunk])
+            whole = found[_WHOLE]
             for i in chunk:
-                ranks.take(i, found[ranks.forms[i].label], times.whole_ms)
+                ranks.take(i, found[ranks.forms[i].label], whole)
+    times = LayerTimes(timer.target.name, whole or timer()[_WHOLE])
     for ranks in methods:
         times.forms += [(ranks.forms[i], ms) for i, ms in sorted(ranks.ms.items())]
         times.missing += len([i for i in ranks.left if i < ranks.end])
