@@ -38,7 +38,8 @@ class Convolution(Layer):
     ONNX:
         ``groups`` (portable): Conv with explicit pads. ``merged``: neighbouring groups become one
         whose other weights are zero, so many that a group holds whole blocks of onnxruntime's
-        channel layout (ort-cpu, where that takes at most MERGE groups together).
+        channel layout (ort-cpu, where that takes at most MERGE groups together and the kernel is
+        larger than a pixel).
     Caffe source:
         conv_layer.cpp, base_conv_layer.cpp
     Differences:
@@ -160,8 +161,9 @@ class Convolution(Layer):
 
     def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
         """The form of a target."""
-        merge = target == "ort-cpu" and 1 < self.merged_groups(shapes[0]) <= MERGE
-        return "merged" if merge else "groups"
+        if target != "ort-cpu" or not 1 < self.merged_groups(shapes[0]) <= MERGE:
+            return "groups"
+        return "merged" if math.prod(self.geometry(shapes[0]).kernel) > 1 else "groups"
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """One Conv (or ConvTranspose) per bottom."""

@@ -15,6 +15,8 @@ from caffe_bridge.layers.convolution import Convolution
 from caffe_bridge.layers.registry import register
 from caffe_bridge.layers.window import Window
 
+#: Least stride at which a grouped layer is faster in phases.
+PHASES_FROM = 4
 _TRANSPOSE = {
     1: functional.conv_transpose1d,
     2: functional.conv_transpose2d,
@@ -39,9 +41,9 @@ class Deconvolution(Convolution):
         ``transpose`` (portable): ConvTranspose with explicit pads and the same weight layout.
         ``phases`` (4 axes, no dilation): output pixels of one phase modulo the stride are a
         convolution with every stride-th weight; one Conv makes all phases, DepthToSpace lays them
-        out and Slice cuts the padding off. Needs equal strides. It is the ort-cpu form where
-        groups are many or the stride equals the kernel, which onnxruntime's ConvTranspose does
-        slowly.
+        out and Slice cuts the padding off. Needs equal strides. It is the ort-cpu form of stride
+        1, where nothing is laid out and the Conv stays in onnxruntime's blocked layout, and of
+        groups at strides from PHASES_FROM on.
     Caffe source:
         deconv_layer.cpp, base_conv_layer.cpp
     Differences:
@@ -77,8 +79,9 @@ class Deconvolution(Convolution):
         """The form of a target."""
         known = self.forms(shapes)
         window = self.geometry(shapes[0])
-        apart = self.group > 1 or window.stride == window.kernel
-        return "phases" if target == "ort-cpu" and apart and "phases" in known else known[0]
+        stride = window.stride[0]
+        quick = stride == 1 or (self.group > 1 and stride >= PHASES_FROM)
+        return "phases" if target == "ort-cpu" and quick and "phases" in known else known[0]
 
     def emit_one(
         self, e: Emitter, bottom: str, top: str, weights: Sequence[str], group: int
@@ -96,14 +99,15 @@ class Deconvolution(Convolution):
             inputs.append(e.constant(bias.repeat(stride * stride), "bias"))
         sizes = self.sizes(window, tuple(shape[2:]))
         spread = [stride * (n + t - 1) for n, t in zip(shape[2:], taps, strict=True)]
-        pads = [taps[0] - 1, taps[1] - 1] * 2
-        attributes = {"kernel_shape": taps, "pads": pads, "group": group}
+        ends = [taps[0] - 1, taps[1] - 1]
+        if stride == 1 and all(p <= end for p, end in zip(window.pad, ends, strict=True)):
+            pads = [end - p for p, end in zip(window.pad, ends, strict=True)] * 2
+            e.op("Conv", inputs, [top], kernel_shape=taps, pads=pads, group=group)
+            return
+        (large,) = e.op("Conv", inputs, kernel_shape=taps, pads=ends * 2, group=group)
         cut = any(window.pad) or list(sizes) != spread
-        if stride == 1:
-            (large,) = e.op("Conv", inputs, 1 if cut else [top], **attributes)
-        else:
-            (made,) = e.op("Conv", inputs, **attributes)
-            (large,) = e.op("DepthToSpace", [made], 1 if cut else [top], blocksize=stride,
+        if stride > 1:
+            (large,) = e.op("DepthToSpace", [large], 1 if cut else [top], blocksize=stride,
                             mode="CRD")  # fmt: skip
         if cut:
             ends = [p + n for p, n in zip(window.pad, sizes, strict=True)]

@@ -27,9 +27,9 @@ class InnerProduct(Layer):
     Parameters:
         num_output, bias_term (true), axis (1), transpose (false).
     ONNX:
-        ``gemm`` (portable): Flatten and Gemm. ``matmul``: the weight stored transposed, MatMul
-        and Add. ``conv``: a Conv whose kernel is the whole map. MatMul and Add when ``axis`` is
-        not 1. onnxruntime packs constant weights when it loads, so all three cost alike.
+        ``gemm`` (portable, and the other targets: it takes the activation in): Flatten and Gemm.
+        ``matmul``: the weight stored transposed, MatMul and Add. Both weights are constants that
+        onnxruntime packs when it loads. MatMul and Add when ``axis`` is not 1.
     Caffe source:
         inner_product_layer.cpp
     Differences:
@@ -75,25 +75,13 @@ class InnerProduct(Layer):
         """See the class."""
         if self.axis(self.p.axis, shapes[0]) != 1:
             return ()
-        return ("gemm", "matmul", "conv") if len(shapes[0]) == 4 else ("gemm", "matmul")
-
-    def _emit_conv(self, e: Emitter, source: str, shape: Shape, top: str) -> None:
-        """A convolution that gives one pixel."""
-        weight = (self.blobs[0].t() if self.p.transpose else self.blobs[0]).detach().cpu().numpy()
-        kernel = weight.astype(np.float32).reshape(-1, *shape[1:])
-        inputs = [source, e.constant(kernel, "kernel")]
-        inputs += [e.blob(1)] if len(self.blobs) > 1 else []
-        (pixel,) = e.op("Conv", inputs, kernel_shape=list(shape[2:]))
-        e.op("Flatten", [pixel], [top], axis=1)
+        return ("gemm", "matmul")
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Flatten and Gemm on axis 1, else reshape and MatMul; or another form."""
         shape = e.shape(bottoms[0])
         axis = self.axis(self.p.axis, shape)
         source = bottoms[0]
-        if e.form == "conv":
-            self._emit_conv(e, source, shape, tops[0])
-            return
         if axis == 1 and e.form != "matmul":
             if len(shape) != 2:
                 (source,) = e.op("Flatten", [source], axis=1)

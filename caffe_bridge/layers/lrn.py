@@ -23,6 +23,8 @@ from caffe_bridge.layers.registry import register
 BAND_CHANNELS = 512
 #: Channels that one group of the form ``windows`` makes.
 BLOCK = 32
+#: Fewest channels at which the form ``windows`` is faster than ``band``.
+WINDOWS_FROM = 96
 #: The widest window of cuDNN's kernel.
 _CUDNN_WINDOW = 16
 
@@ -89,9 +91,11 @@ class LRN(Layer):
         ``band`` (portable): squares, a 1x1 Conv with a band matrix (alpha / n in the band, k as
         bias), the power, Div; for beta 0.75 the power is ``sqrt(s) * sqrt(sqrt(s))``. It is
         several times faster than the operator on a processor.
-        ``windows`` (ort-cpu): the same with the band cut into blocks of 32 channels and what they
-        reach, which Gather lays side by side for a grouped Conv: C / 36 of the band's products.
-        ``average``: AveragePool over the channels instead of the Conv.
+        ``windows`` (ort-cpu from WINDOWS_FROM channels on): the same with the band cut into blocks
+        of 32 channels and what they reach, which Gather lays side by side for a grouped Conv; 36
+        products a value instead of C.
+        ``average``: AveragePool over the channels instead of the Conv; faster on small maps, but
+        one thread an image.
         ``operator`` (ort-cuda, where it is one cuDNN kernel; portable above 512 channels): LRN.
         WITHIN_CHANNEL: ``pad`` (portable), Pad, AveragePool and the power; ``pads`` (ort-cpu), the
         padding as an attribute of AveragePool.
@@ -152,7 +156,9 @@ class LRN(Layer):
             return "pads" if target == "ort-cpu" else "pad"
         if target == "ort-cuda" and len(shapes[0]) == 4 and self.p.local_size <= _CUDNN_WINDOW:
             return "operator"
-        return "windows" if target == "ort-cpu" and "windows" in known else known[0]
+        if target == "ort-cpu" and len(shapes[0]) == 4:
+            return "windows" if shapes[0][1] >= WINDOWS_FROM else "band"
+        return known[0]
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Squares, their sums, the power and a division; see the class."""

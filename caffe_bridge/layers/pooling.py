@@ -48,8 +48,8 @@ class Pooling(Layer):
     ONNX:
         MaxPool, or Pad(0) and AveragePool, with explicit end pads; GlobalMaxPool and
         GlobalAveragePool. Form ``pads`` of AVE (ort-cpu; where no window hangs over): the padding
-        as an attribute, which keeps onnxruntime's blocked layout. Empty windows take an explicit Pad. A NaN in a MAX window is up to the
-        runtime.
+        as an attribute, which keeps onnxruntime's blocked layout. Empty windows take an explicit
+        Pad. A NaN in a MAX window is up to the runtime.
     Caffe source:
         pooling_layer.cpp, pooling_layer.cu (STOCHASTIC)
     Differences:
