@@ -42,7 +42,9 @@ def convolution(outputs: int, kernel: int, more: str) -> str:
 
 def average(kernel: int, stride: int) -> str:
     """Text of a pooling_param for a padded average."""
-    return f"pooling_param {{ pool: AVE kernel_size: {kernel} stride: {stride} pad: {kernel // 2} }}"
+    return (
+        f"pooling_param {{ pool: AVE kernel_size: {kernel} stride: {stride} pad: {kernel // 2} }}"
+    )
 
 
 WITHIN = "lrn_param { norm_region: WITHIN_CHANNEL local_size: 3 }"
@@ -73,7 +75,8 @@ CASES: list[tuple[str, str, tuple[int, ...], str]] = [
     ("3x3 stride 1", "Deconvolution", (64, 28, 28), convolution(64, 3, "pad: 1")),
     ("3x3 stride 1", "Pooling", (192, 28, 28), average(3, 1)),
     ("3x3 stride 2", "Pooling", (64, 55, 55), average(3, 2)),
-    ("4 to 4 a group (ResNeXt)", "Convolution", (128, 28, 28), convolution(128, 3, "pad: 1 group: 32")),
+    ("4 to 4 a group (ResNeXt)", "Convolution", (128, 28, 28),
+     convolution(128, 3, "pad: 1 group: 32")),
     ("8 to 8 a group", "Convolution", (128, 28, 28), convolution(128, 3, "pad: 1 group: 16")),
     ("24 to 32 a group", "Convolution", (96, 27, 27), convolution(128, 3, "pad: 1 group: 4")),
     ("1x1, 24 to 24 (ShuffleNet)", "Convolution", (72, 28, 28), convolution(72, 1, "group: 3")),

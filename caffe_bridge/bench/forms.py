@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -118,7 +117,7 @@ def time_forms(
     with tempfile.TemporaryDirectory(prefix="caffe-bridge-forms-") as folder:
         sessions = {
             form: make_session(
-                convert(net, Path(folder) / f"{form}.onnx", target="ort-cpu", forms={"layer": form}),
+                convert(net, f"{folder}/{form}.onnx", target="ort-cpu", forms={"layer": form}),
                 threads, batch=batch,
             )
             for form in forms
