@@ -97,8 +97,8 @@ class LRN(Layer):
         ``average``: AveragePool over the channels instead of the Conv; faster on small maps, but
         one thread an image.
         ``operator`` (ort-cuda, where it is one cuDNN kernel; portable above 512 channels): LRN.
-        WITHIN_CHANNEL: ``pad`` (portable), Pad, AveragePool and the power; ``pads`` (ort-cpu), the
-        padding as an attribute of AveragePool.
+        WITHIN_CHANNEL: ``pad`` (portable), Pad, AveragePool and the power; ``pads`` (the other
+        targets), the padding as an attribute of AveragePool.
     Caffe source:
         lrn_layer.cpp
     Differences:
@@ -153,7 +153,7 @@ class LRN(Layer):
         """The form of a target."""
         known = self.forms(shapes)
         if self.within:
-            return "pads" if target == "ort-cpu" else "pad"
+            return "pad" if target == "portable" else "pads"
         if target == "ort-cuda" and len(shapes[0]) == 4 and self.p.local_size <= _CUDNN_WINDOW:
             return "operator"
         if target == "ort-cpu" and len(shapes[0]) == 4:

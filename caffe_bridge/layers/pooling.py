@@ -47,9 +47,9 @@ class Pooling(Layer):
         MAX: to the winner only. The mask has none.
     ONNX:
         MaxPool, or Pad(0) and AveragePool, with explicit end pads; GlobalMaxPool and
-        GlobalAveragePool. Form ``pads`` of AVE (ort-cpu; where no window hangs over): the padding
-        as an attribute, which keeps onnxruntime's blocked layout. Empty windows take an explicit
-        Pad. A NaN in a MAX window is up to the runtime.
+        GlobalAveragePool. Form ``pads`` of AVE (ort-cpu, ort-cuda; where no window hangs over): the
+        padding as an attribute, which keeps onnxruntime's blocked layout and saves a kernel. Empty
+        windows take an explicit Pad. A NaN in a MAX window is up to the runtime.
     Caffe source:
         pooling_layer.cpp, pooling_layer.cu (STOCHASTIC)
     Differences:
@@ -138,7 +138,7 @@ class Pooling(Layer):
     def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
         """The form of a target."""
         known = self.forms(shapes)
-        return known[-1 if target == "ort-cpu" else 0] if known else ""
+        return known[0 if target == "portable" else -1] if known else ""
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """One pooling node with explicit pads."""

@@ -155,6 +155,7 @@ def ops(made: Net, target: str) -> list[str]:
         ("lrn of many channels", "portable", ["LRN"]),
         ("average with pads", "portable", ["Pad", "AveragePool"]),
         ("average with pads", "ort-cpu", ["AveragePool"]),
+        ("average with pads", "ort-cuda", ["AveragePool"]),
         ("softmax of maps", "ort-cuda", ["Softmax"]),
         ("prelu, one slope", "ort-cpu", ["LeakyRelu"]),
         ("deconvolution, bilinear", "ort-cpu", ["Conv", "DepthToSpace", "Slice"]),
