@@ -168,10 +168,10 @@ class LRN(Layer):
             e.op("LRN", bottoms, tops, size=int(p.local_size), alpha=p.alpha, beta=p.beta, bias=p.k)
             return
         source = bottoms[0]
-        if form == "windows":
-            source = e.reshape(source, (*shape[:2], shape[2] * shape[3]))
-        elif form == "average":
-            source = e.reshape(source, (shape[0], 1, shape[1], shape[2] * shape[3]))
+        if form in ("windows", "average"):
+            flat_shape = [0, 0, -1] if form == "windows" else [0, 1, shape[1], -1]
+            flat_name = e.constant(np.array(flat_shape, np.int64), "flat")
+            (source,) = e.op("Reshape", [source, flat_name])
         (squares,) = e.op("Mul", [source, source])
         if self.within:
             scale = self._emit_mean(e, self._emit_plane(e, squares, shape, form), 1.0)

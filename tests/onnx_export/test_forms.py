@@ -180,6 +180,18 @@ def test_lrn_windows_reshape_to_a_free_batch() -> None:
         )
 
 
+@pytest.mark.parametrize("form", ["windows", "average"])
+def test_lrn_of_several_rows_an_image(form: str) -> None:
+    """The first axis is a multiple of the batch, not the batch."""
+    text = entry("data", 2, 12, 2, 3) + layer(
+        "Reshape", "r", "data", "r", "reshape_param { shape { dim: -1 dim: 4 dim: 2 dim: 3 } }"
+    )
+    made = net(text + layer("LRN", "l", "r", "out", lrn("alpha: 0.5")))
+    model = export(made, forms={"l": form})
+    assert verify(made, model, (1, 3, 5)).batches == (1, 3, 5)
+    assert verify(made, model, (1, 3, 5)).worst <= CLOSE
+
+
 ALEX = (
     entry("data", 2, 3, 35, 35)
     + conv("conv1", "data", "conv1", 96, "stride: 2")
