@@ -31,11 +31,16 @@ RECIPES = {
 @click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
 @click.option("--seeds", type=int, default=None, help="How many of the seeds; all by default.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N], for training.")
+@click.option("--profile", type=click.Choice(["cpu", "gpu"]), default=None,
+              help="Lengths and sweep of the file for that; by default what --device is.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
+              help="How many nets train at a time, one thread each.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Time only briefly.")
 @click.option("--report-only", is_flag=True, help="Rebuild the report from FOLDER/results.json.")
 def command(
     name: str, folder: str, data: str, weights: str, recipes: str, scale: float,
-    seeds: int | None, device: str, quick: bool, report_only: bool,
+    seeds: int | None, device: str, profile: str | None, jobs: int, quick: bool,
+    report_only: bool,
 ) -> None:  # fmt: skip
     """Reproduce an experiment of the paper in FOLDER (reproduce/NAME by default).
 
@@ -55,7 +60,9 @@ def command(
         console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
         return
     check_device(device)
-    experiment = load_experiment(Path(recipes) / RECIPES[name] / FILE).scaled(scale, seeds)
+    file = Path(recipes) / RECIPES[name] / FILE
+    experiment = load_experiment(file, profile or ("cpu" if device == "cpu" else "gpu"))
+    experiment = experiment.scaled(scale, seeds)
     if not Path(data).is_dir():
         raise DataError(f"--data {data}: no such folder; make it with 'caffe-bridge dataset'.")
     with Progress(
@@ -71,7 +78,7 @@ def command(
             bar.update(tasks[title], completed=done, loss=loss, visible=done < total)
 
         made = reproduce(
-            experiment, place, Path(data), weights=weights, device=device, quick=quick,
+            experiment, place, Path(data), weights=weights, device=device, quick=quick, jobs=jobs,
             say=lambda text: bar.console.print(text, soft_wrap=True), progress=progress,
         )  # fmt: skip
     console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)

@@ -11,6 +11,8 @@ from caffe_bridge.graph import read_net
 from caffe_bridge.schema import Record, parse_text, upgrade_solver, write_text
 
 NET, DEPLOY = "train_test.prototxt", "deploy.prototxt"
+#: Losses kept of a training, and of these how many lie between two snapshots.
+POINTS, BETWEEN = 100, 10
 
 
 def place_nets(experiment: Experiment, data: Path) -> None:
@@ -41,46 +43,62 @@ def _found(named: str, data: Path, layer: str) -> str:
     return str(path.resolve())
 
 
+def layers_of(experiment: Experiment) -> tuple[str, ...]:
+    """The layers whose ranks count: those of the file, or every convolution of the placed net."""
+    if experiment.layers:
+        return experiment.layers
+    return tuple(dict.fromkeys(x.name for x in read_net(NET).layer if x.type == "Convolution"))
+
+
+def _read_solver(experiment: Experiment, part: str) -> Record:
+    path = Path(experiment.folder) / experiment.solvers[part]
+    text = path.read_text(encoding="utf-8")
+    return upgrade_solver(parse_text(text, "SolverParameter", str(path))).copy()
+
+
 def solver_for(
     experiment: Experiment, part: str, net: str, folder: str, seed: int, **force: Any
 ) -> Record:
     """The recipe's solver of a part, with its schedule stretched to the experiment's length.
 
     Args:
-        experiment: names the solver file and the length.
+        experiment: names the solver file, the fields that replace its own, and the length.
         part: baseline, force or finetune.
         net: what it trains.
-        folder: where the snapshot goes.
+        folder: where the snapshots go.
         seed: random_seed.
-        force: force fields that replace the file's.
+        force: fields that replace all others.
 
     Steps (stepvalue, stepsize, force_iter) scale with the length. The rate of the ``inv`` policy
     does not: its gamma is divided by the factor, so the curve is the same.
     """
-    path = Path(experiment.folder) / experiment.solvers[part]
-    text = path.read_text(encoding="utf-8")
-    solver = upgrade_solver(parse_text(text, "SolverParameter", str(path))).copy()
-    length = experiment.iterations[part]
-    factor = length / max(1, int(solver.max_iter))
-    solver.stepvalue = [max(1, round(value * factor)) for value in solver.stepvalue]
-    if solver.has("stepsize"):
-        solver.stepsize = max(1, round(solver.stepsize * factor))
-    if solver.has("force_iter") and solver.force_iter > 0:
-        solver.force_iter = max(1, round(solver.force_iter * factor))
+    solver = _read_solver(experiment, part)
+    length, given = experiment.iterations[part], experiment.schedule.get(part, {})
+    of_file, of_experiment = max(1, int(solver.max_iter)), experiment.full[part]
+    for name, value in {**given, **force}.items():
+        setattr(solver, name, value)
+
+    def factor(name: str) -> float:
+        return length / (of_experiment if name in {**given, **force} else of_file)
+
+    def step(name: str, value: float) -> int:
+        return max(1, round(value * factor(name)))
+
+    solver.stepvalue = [step("stepvalue", value) for value in solver.stepvalue]
+    for name in ("stepsize", "force_iter"):
+        if solver.has(name) and getattr(solver, name) > 0:
+            setattr(solver, name, step(name, getattr(solver, name)))
     if solver.lr_policy == "inv":
-        solver.gamma = solver.gamma / factor
+        solver.gamma = solver.gamma / factor("gamma")
     solver.net, solver.max_iter, solver.random_seed = net, length, seed
-    solver.snapshot, solver.snapshot_prefix = 0, f"{folder}/net"
+    every = max(1, length // POINTS)
+    solver.snapshot, solver.snapshot_prefix = every * BETWEEN, f"{folder}/net"
     solver.snapshot_format = "BINARYPROTO"
     solver.test_interval = max(1, length // experiment.tests)
-    solver.display = max(1, length // 100)
-    for name, value in force.items():
-        setattr(solver, name, value)
+    solver.display = every
     return solver
 
 
 def test_batches(experiment: Experiment) -> int:
     """Batches of one test, from the baseline's solver."""
-    path = Path(experiment.folder) / experiment.solvers["baseline"]
-    solver = parse_text(path.read_text(encoding="utf-8"), "SolverParameter", str(path))
-    return int(solver.test_iter[0])
+    return int(_read_solver(experiment, "baseline").test_iter[0])

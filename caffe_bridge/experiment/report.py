@@ -15,16 +15,19 @@ from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.figures import (
     BLUE,
     COLOURS,
+    DARK,
     curves,
     latency_bars,
     rank_bars,
     trade_off,
 )
+from caffe_bridge.experiment.runs import tuned_key
 from caffe_bridge.experiment.summary import (
     Rows,
     bench_table,
     dense_rows,
     dense_table,
+    goal_of,
     tuned_table,
     variant_title,
     verdicts,
@@ -33,7 +36,7 @@ from caffe_bridge.files import atomic_write, require_file
 
 RESULTS = "results.json"
 #: Version of the form of results.json.
-VERSION = 1
+VERSION = 2
 
 
 def load_results(path: Path) -> dict[str, Any]:
@@ -78,13 +81,14 @@ def _trade_off_figure(document: dict[str, Any]) -> str:
     runs = document["runs"]
     series = [
         ("baseline", [point(runs[0], "")], BLUE),
-        ("control", [point(runs[1], "")], "#555555"),
+        ("control", [point(runs[1], "")], DARK),
     ]
-    kinds = list(dict.fromkeys(run["force_type"] for run in runs if run["force_type"]))
+    kinds = list(dict.fromkeys(run["kind"] for run in runs if run["kind"]))
     for kind, colour in zip(kinds, COLOURS[2:], strict=False):
-        points = [point(r, f"{r['force_decay']:g}") for r in runs if r["force_type"] == kind]
+        points = [point(r, f"{r['force_decay']:g}") for r in runs if r["kind"] == kind]
         series.append((kind, points, colour))
-    floor = results[f"baseline_s{seed}"]["accuracy"] - document["experiment"]["tolerance"]
+    goal = goal_of(document)
+    floor = results[f"{goal.against}_s{seed}"]["accuracy"] - goal.within
     return trade_off(series, floor)
 
 
@@ -95,11 +99,12 @@ def _tuning_figures(document: dict[str, Any]) -> list[tuple[str, str]]:
         if f"baseline@{name}" not in document["variants"]:
             continue
         series = []
-        for one, colour in ((f"baseline@{name}", BLUE), (name, COLOURS[2])):
-            key = f"finetune_{one.replace('@', '_at_')}_s{seed}"
+        for one, colour in ((f"baseline@{name}", BLUE), (f"control@{name}", DARK),
+                            (name, COLOURS[2])):  # fmt: skip
+            key = tuned_key(one, seed)
             points = [[0, results[f"decompose_s{seed}"]["nets"][one]["accuracy"]],
                       *(p for p in results[key]["accuracies"] if p[0])]  # fmt: skip
-            title = "from the baseline" if "@" in one else f"from the {name} net"
+            title = f"from the {one.partition('@')[0]}" if "@" in one else f"from the {name} net"
             series.append((title, points, colour))
         made.append((f"{name}, the same ranks", curves(series, "test accuracy, %", percent=True)))
     return made

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.experiment.pipeline import Reproduction, dense_keys, runs_of, variants_of
+from caffe_bridge.experiment.pipeline import Reproduction
 from caffe_bridge.experiment.report import RESULTS, VERSION, write_report
+from caffe_bridge.experiment.runs import dense_keys, runs_of, variants_of
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import inside, run_stages, stage_seconds, write_json
 from caffe_bridge.experiment.train import Progress
+from caffe_bridge.experiment.workers import trainer
 
 
 def reproduce(
@@ -23,6 +25,7 @@ def reproduce(
     weights: str = "",
     device: str = "cpu",
     quick: bool = False,
+    jobs: int = 1,
     say: Callable[[str], None],
     progress: Progress,
 ) -> list[Path]:
@@ -35,6 +38,7 @@ def reproduce(
         weights: trained baseline instead of training one for each seed.
         device: torch device for training.
         quick: time only briefly.
+        jobs: how many nets train at a time.
         say: told about every stage.
         progress: told how training goes on.
 
@@ -48,10 +52,10 @@ def reproduce(
     start = os.path.relpath(weights, folder) if weights else ""
     source = Path(os.path.relpath(data, folder))
     experiment = _from(experiment, folder)
-    with inside(folder):
-        work = Reproduction(experiment, source, start, device, quick, progress)
+    with inside(folder), trainer(jobs, progress) as train:
+        work = Reproduction(experiment, source, start, device, quick, train)
         stages = work.stages()
-        results = run_stages(stages, work.settings(), say)
+        results = run_stages(stages, work.settings(), say, jobs)
         document = {
             "version": VERSION, "experiment": experiment.as_dict(), "settings": work.settings(),
             "seeds": list(experiment.seeds), "runs": _runs(experiment),
@@ -69,6 +73,6 @@ def _from(experiment: Experiment, folder: Path) -> Experiment:
 
 def _runs(experiment: Experiment) -> list[dict[str, Any]]:
     keys = dense_keys(experiment)
-    base = {"name": "baseline", "force_type": "", "force_decay": 0.0, "kept": True}
+    base = {"name": "baseline", "kind": "", "force_decay": 0.0, "kept": True, "solver": {}}
     rows = [base, *(vars(run) for run in runs_of(experiment))]
     return [{**row, "seeds": [seed for name, seed in keys if name == row["name"]]} for row in rows]
