@@ -33,12 +33,12 @@ class Job:
     """One training; small enough to hand to another process.
 
     Attributes:
-        folder: where solver.prototxt, which must be there, and everything else lies; also the
-            title.
+        folder: where solver.prototxt, which must be there, and everything else lies.
         weights: what to start from; "" for the fillers.
         device: torch device.
         channels_last: keep images as NHWC in memory.
         place: folder to which the paths are relative.
+        title: what the progress is called; the folder when "".
     """
 
     folder: str
@@ -46,6 +46,7 @@ class Job:
     device: str = "cpu"
     channels_last: bool = False
     place: str = "."
+    title: str = ""
 
 
 def write_solver(solver: Record) -> str:
@@ -133,9 +134,9 @@ def train(job: Job, progress: Progress) -> dict[str, Any]:
             if engine.iteration % max(1, total // POINTS) == 0:
                 curves.losses.append([engine.iteration, sum(window) / len(window)])
                 window.clear()
-                progress(job.folder, engine.iteration, total, engine.loss)
+                progress(job.title or job.folder, engine.iteration, total, engine.loss)
             note()
-            if engine.iteration % engine.param.snapshot == 0:
+            if engine.param.snapshot and engine.iteration % engine.param.snapshot == 0:
                 curves.save()
 
         engine.callbacks.append(follow)
