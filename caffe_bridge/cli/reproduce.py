@@ -26,6 +26,7 @@ RECIPES = {
 @click.option("--data", default="data", show_default=True,
               help="Folder of the data bases that 'caffe-bridge dataset' made.")  # fmt: skip
 @click.option("--weights", default="", help="Trained baseline, instead of training one a seed.")
+@click.option("--deploy", default="", help="Deploy net of --weights, if not the recipe's own.")
 @click.option("--recipes", default="solvers", show_default=True,
               help="Folder of the recipes, where experiment.json files lie.")  # fmt: skip
 @click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
@@ -35,11 +36,13 @@ RECIPES = {
               help="Lengths and sweep for that; by default as --device.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
               help="How many nets train at a time, one thread each.")  # fmt: skip
+@click.option("--adopt", is_flag=True,
+              help="Take trainings run by hand that lie in FOLDER/NAME_sSEED.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Time only briefly.")
 @click.option("--report-only", is_flag=True, help="Rebuild the report from FOLDER/results.json.")
 def command(
-    name: str, folder: str, data: str, weights: str, recipes: str, scale: float,
-    seeds: int | None, device: str, profile: str | None, jobs: int, quick: bool,
+    name: str, folder: str, data: str, weights: str, deploy: str, recipes: str, scale: float,
+    seeds: int | None, device: str, profile: str | None, jobs: int, adopt: bool, quick: bool,
     report_only: bool,
 ) -> None:  # fmt: skip
     """Reproduce an experiment of the paper in FOLDER (reproduce/NAME by default).
@@ -59,6 +62,8 @@ def command(
         made = write_report(place, load_results(place / RESULTS))
         console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
         return
+    if deploy and not weights:
+        raise click.UsageError("--deploy names the net of --weights; give both.")
     check_device(device)
     file = Path(recipes) / RECIPES[name] / FILE
     experiment = load_experiment(file, profile or ("cpu" if device == "cpu" else "gpu"))
@@ -78,7 +83,8 @@ def command(
             bar.update(tasks[title], completed=done, loss=loss, visible=done < total)
 
         made = reproduce(
-            experiment, place, Path(data), weights=weights, device=device, quick=quick, jobs=jobs,
+            experiment, place, Path(data), weights=weights, deploy=deploy, device=device,
+            quick=quick, jobs=jobs, adopt=adopt,
             say=lambda text: bar.console.print(text, soft_wrap=True), progress=progress,
         )  # fmt: skip
     console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)

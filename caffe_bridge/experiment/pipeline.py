@@ -11,8 +11,17 @@ from typing import Any
 
 from caffe_bridge import __version__
 from caffe_bridge.compress import Plan, make_plan, rank_table
+from caffe_bridge.errors import WeightError
+from caffe_bridge.experiment.adopt import adopted
 from caffe_bridge.experiment.lowrank import write_lowrank
-from caffe_bridge.experiment.recipe import NET, layers_of, place_nets, solver_for, test_batches
+from caffe_bridge.experiment.recipe import (
+    DEPLOY,
+    NET,
+    layers_of,
+    place_nets,
+    solver_for,
+    test_batches,
+)
 from caffe_bridge.experiment.runs import (
     STARTS,
     Run,
@@ -30,6 +39,7 @@ from caffe_bridge.experiment.train import Job, score, write_solver
 from caffe_bridge.experiment.workers import Trainer
 from caffe_bridge.files import require_file
 from caffe_bridge.graph import read_net
+from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, load_weights
 
 Results = dict[str, Any]
@@ -42,19 +52,22 @@ class Reproduction:
         experiment: what is run.
         data: folder of the data bases.
         weights: trained baseline of all seeds; "" to train one for each seed.
+        deploy: deploy net of these weights, where it is not the recipe's.
         device: torch device for training.
         quick: time only briefly.
         trainer: trains the nets.
+        adopt: take over trainings that were run by hand.
     """
 
     def __init__(
-        self, experiment: Experiment, data: Path, weights: str, device: str, quick: bool,
-        trainer: Trainer,
+        self, experiment: Experiment, data: Path, weights: str, deploy: str, device: str,
+        quick: bool, trainer: Trainer, adopt: bool = False,
     ) -> None:  # fmt: skip
         self.experiment, self.data, self.weights = experiment, data, weights
-        self.device, self.quick, self.trainer = device, quick, trainer
+        self.deploy, self.device, self.quick, self.trainer = deploy, device, quick, trainer
         if weights:
             require_file(weights, "weight")
+        self.adopt = adopt
         self.batches = test_batches(experiment)
 
     def settings(self) -> dict[str, Any]:
@@ -62,13 +75,13 @@ class Reproduction:
         e = self.experiment
         return {
             "version": __version__, "title": e.title, "weights": self.weights,
-            "data": str(self.data), "device": self.device, "tests": e.tests,
-            "profile": e.profile, "channels_last": e.channels_last,
+            "deploy": self.deploy, "data": str(self.data), "device": self.device,
+            "tests": e.tests, "profile": e.profile, "channels_last": e.channels_last,
         }  # fmt: skip
 
     def stages(self) -> list[Stage]:
         """All stages in order."""
-        place_nets(self.experiment, self.data)
+        place_nets(self.experiment, self.data, self.deploy)
         self.layers = layers_of(self.experiment)
         keys = tuple(key_of(*key) for key in dense_keys(self.experiment))
         note = {"energy": self.experiment.energy, "layers": self.layers}
@@ -103,6 +116,7 @@ class Reproduction:
     def _baseline(self, seed: int) -> Callable[[Results], Results]:
         def work(_results: Results) -> Results:
             if self.weights:
+                self._check_weights()
                 accuracy = score(NET, self.weights, self.batches, self.device)
                 return {"weights": self.weights, "accuracy": accuracy, "iterations": 0,
                         "headline": f"given weights, test accuracy {accuracy:.2%}"}  # fmt: skip
@@ -111,11 +125,21 @@ class Reproduction:
 
         return work
 
+    def _check_weights(self) -> None:
+        missing = Net(DEPLOY, "TEST", weights=self.weights).missing
+        if missing:
+            raise WeightError(
+                f"{self.weights}: has no weights for {', '.join(missing[:5])}"
+                f"{' and others' if len(missing) > 5 else ''}; give the deploy net that they "
+                "belong to with --deploy."
+            )
+
     def _force(self, run: Run, seed: int) -> Callable[[Results], Results]:
         def work(results: Results) -> Results:
             folder = key_of(run.name, seed)
             solver = solver_for(self.experiment, "force", NET, folder, seed, **run.solver)
-            return self._train(solver, results[key_of("baseline", seed)]["weights"])
+            found = adopted(solver, NET) if self.adopt else None
+            return found or self._train(solver, results[key_of("baseline", seed)]["weights"])
 
         return work
 

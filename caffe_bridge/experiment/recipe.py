@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.errors import DataError
+from caffe_bridge.experiment.adapt import spatial_layers, training_net
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.graph import read_net
 from caffe_bridge.schema import Record, parse_text, upgrade_solver, write_text
@@ -15,11 +16,17 @@ NET, DEPLOY = "train_test.prototxt", "deploy.prototxt"
 POINTS, BETWEEN = 100, 10
 
 
-def place_nets(experiment: Experiment, data: Path) -> None:
+def place_nets(experiment: Experiment, data: Path, deploy: str = "") -> None:
     """Write the recipe's nets here, their data sources and mean files found in ``data``.
+
+    Args:
+        experiment: names the nets.
+        data: folder of the data bases.
+        deploy: a deploy net to take instead of the recipe's, with the recipe's data and losses.
 
     Raises:
         DataError: a source or mean file is not there.
+        SchemaError: the deploy net does not fit the recipe.
     """
     recipe = Path(experiment.folder)
     net = read_net(recipe / experiment.net).copy()
@@ -29,25 +36,35 @@ def place_nets(experiment: Experiment, data: Path) -> None:
         if layer.has("transform_param") and layer.transform_param.has("mean_file"):
             mean = layer.transform_param.mean_file
             layer.transform_param.mean_file = _found(mean, data, layer.name)
-    write_text(net, NET)
-    write_text(read_net(recipe / experiment.deploy), DEPLOY)
+    used = read_net(deploy or recipe / experiment.deploy)
+    write_text(training_net(net, used) if deploy else net, NET)
+    write_text(used, DEPLOY)
 
 
 def _found(named: str, data: Path, layer: str) -> str:
-    path = data / Path(named).name
-    if not path.exists():
-        raise DataError(
-            f"layer '{layer}': {path} does not exist; make it with 'caffe-bridge dataset' and give "
-            "its folder with --data."
-        )
-    return str(path.resolve())
+    name = Path(named).name
+    # 'caffe-bridge dataset cifar10' names the mean file as Caffe's script does.
+    other = "mean.binaryproto" if name == "cifar10_mean.binaryproto" else name
+    for path in (data / name, data / other):
+        if path.exists():
+            return str(path.resolve())
+    raise DataError(
+        f"layer '{layer}': {data / name} does not exist; make it with 'caffe-bridge dataset' and "
+        "give its folder with --data."
+    )
 
 
 def layers_of(experiment: Experiment) -> tuple[str, ...]:
-    """The layers whose ranks count: those of the file, or every convolution of the placed net."""
-    if experiment.layers:
-        return experiment.layers
-    return tuple(dict.fromkeys(x.name for x in read_net(NET).layer if x.type == "Convolution"))
+    """The layers whose ranks count.
+
+    Those of the file; every convolution of the placed net where the file names none; and every one
+    with a kernel above 1 where the placed net is another one with other names.
+    """
+    net = read_net(NET)
+    names = {layer.name for layer in net.layer}
+    if not experiment.layers:
+        return tuple(dict.fromkeys(x.name for x in net.layer if x.type == "Convolution"))
+    return experiment.layers if names >= set(experiment.layers) else spatial_layers(net)
 
 
 def _read_solver(experiment: Experiment, part: str) -> Record:

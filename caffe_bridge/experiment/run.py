@@ -23,9 +23,11 @@ def reproduce(
     data: Path,
     *,
     weights: str = "",
+    deploy: str = "",
     device: str = "cpu",
     quick: bool = False,
     jobs: int = 1,
+    adopt: bool = False,
     say: Callable[[str], None],
     progress: Progress,
 ) -> list[Path]:
@@ -36,9 +38,11 @@ def reproduce(
         folder: where everything is written; made if missing.
         data: folder of the data bases.
         weights: trained baseline instead of training one for each seed.
+        deploy: deploy net of these weights, where it is not the recipe's.
         device: torch device for training.
         quick: time only briefly.
         jobs: how many nets train at a time.
+        adopt: take over trainings that were run by hand; see :mod:`~caffe_bridge.experiment.adopt`.
         say: told about every stage.
         progress: told how training goes on.
 
@@ -49,11 +53,11 @@ def reproduce(
         BridgeError: data, recipe or weights are wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    start = os.path.relpath(weights, folder) if weights else ""
+    start, own = (os.path.relpath(x, folder) if x else "" for x in (weights, deploy))
     source = Path(os.path.relpath(data, folder))
     experiment = _from(experiment, folder)
     with inside(folder), trainer(jobs, progress) as train:
-        work = Reproduction(experiment, source, start, device, quick, train)
+        work = Reproduction(experiment, source, start, own, device, quick, train, adopt)
         stages = work.stages()
         results = run_stages(stages, work.settings(), say, jobs)
         document = {
