@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from caffe_bridge.bench import machine_info
+from caffe_bridge.bench import (
+    QUICK,
+    BenchSession,
+    Schedule,
+    machine_info,
+    make_session,
+    measure,
+)
 from caffe_bridge.compress import LayerPlan, Plan, as_weights_of, decomposition, rewrite
 from caffe_bridge.compress.batch_norm import recalibrate
 from caffe_bridge.compress.calibration import Feed, data_feeds
-from caffe_bridge.compress.latency import Form, LatencyCache, bottom_shapes, latency_table
-from caffe_bridge.compress.latency.single import layer_key, single_net, time_net
+from caffe_bridge.compress.latency import Form, bottom_shapes, forms_of
+from caffe_bridge.compress.latency.single import single_net
 from caffe_bridge.compress.latency.whole import original
 from caffe_bridge.compress.plan import WHOLE
+from caffe_bridge.compress.planner import shown
 from caffe_bridge.compress.target import Target, find_targets
 from caffe_bridge.experiment.recipe import DEPLOY, NET
 from caffe_bridge.experiment.train import score
-from caffe_bridge.graph import load_net, read_net
+from caffe_bridge.graph import Shape, load_net, read_net
 from caffe_bridge.net import Net
+from caffe_bridge.onnx_export import convert
 from caffe_bridge.schema import Record, Weights, load_weights, save_weights, write_text
 
 #: Share of a weight's energy that another form of the same layer may lose.
 EXACT = 1e-6
+#: How long the forms of one layer are timed.
+SCHEDULE = Schedule(
+    min_runs=50, min_seconds=0.4, warmup_runs=3, warmup_seconds=0.05, block=5, max_seconds=4.0
+)
 
 
 def _training_feeds(batches: int) -> list[Feed]:
@@ -109,70 +123,80 @@ def merged(weights: Weights, layers: Iterable[str]) -> Weights:
     return as_weights_of(made, weights.source)
 
 
-def _fastest(
-    target: Target, rank: int, candidates: list[tuple[Form | None, float]]
-) -> tuple[LayerPlan, float]:
-    """The fastest candidate that computes the same."""
-    whole = candidates[0][1]
-    best: tuple[Form | None, float] = (None, whole)
-    for form, ms in candidates[1:]:
-        if form is None or ms >= best[1]:
-            continue
-        lost = form.method.predicted_error(target.blob, form.rank, target.group) ** 2
-        if lost <= EXACT:
-            best = (form, ms)
-    form, ms = best
-    reason = f"fastest form of what has rank {rank}: {ms:.3g} ms, {whole:.3g} whole"
-    if form is None:
-        return LayerPlan(target.name, WHOLE, reason=reason, ms_before=whole, ms_after=ms), ms
-    entry = LayerPlan(target.name, form.method.name, form.rank, reason=reason, ms_before=whole,
-                      ms_after=ms)  # fmt: skip
-    return entry, ms
+def _candidates(target: Target, rank: int) -> dict[str, Form | None]:
+    """The layer whole, plain PCA at its rank, and other forms that compute the same."""
+    forms: dict[str, Form | None] = {"whole": None}
+    pca = Form(decomposition("pca"), rank)
+    forms[pca.label] = pca
+    for found in forms_of(target, machine_info().channel_block).values():
+        for form in found:
+            lost = form.method.predicted_error(target.blob, form.rank, target.group) ** 2
+            if lost <= EXACT:
+                forms.setdefault(form.label, form)
+    return forms
+
+
+def _measured(
+    target: Target, forms: dict[str, Form | None], shape: Shape, threads: int, quick: bool
+) -> dict[str, float]:
+    """Median milliseconds of every form, all in turn in one run."""
+    plan = QUICK if quick else SCHEDULE
+    with tempfile.TemporaryDirectory() as folder:
+        sessions: dict[str, BenchSession] = {
+            label: make_session(
+                convert(single_net(target, form, shape), Path(folder) / f"{number}.onnx"),
+                threads, batch=shape[0],
+            )
+            for number, (label, form) in enumerate(forms.items())
+        }  # fmt: skip
+        timings = measure(
+            sessions, plan.min_runs, plan.min_seconds, plan.warmup_runs, plan.warmup_seconds,
+            plan.block, plan.max_seconds,
+        )  # fmt: skip
+    return {label: timing.stats().median_ms for label, timing in timings.items()}
 
 
 def planned_form(
-    folder: str, tuned: str, ranks: dict[str, int], batch: int, threads: int,
-    cache: str | None = None, progress: Callable[[str], None] | None = None,
-) -> tuple[Plan, Weights]:  # fmt: skip
+    tuned: str, ranks: dict[str, int], batch: int, threads: int, quick: bool = False
+) -> tuple[Plan, Weights]:
     """Choose the fastest form of every layer of a fine-tuned PCA net that computes the same.
 
-    The net is merged to a dense one; for each layer the latency table's forms (whole, PCA at other
-    ranks, spatial, ...) compete with plain PCA, as far as they lose no more than :data:`EXACT` of
-    the energy. Ranks above the layer's own lose nothing and may be faster, because runtimes work in
+    The net is merged to a dense one. For each layer plain PCA at its rank, the layer whole and the
+    planner's forms (:func:`~caffe_bridge.compress.latency.forms_of`: PCA at other ranks, spatial,
+    ...) are timed in turn, those forms only as far as they lose no more than :data:`EXACT` of the
+    energy. Ranks above the layer's own lose nothing and may be faster, because runtimes work in
     blocks of channels.
 
     Args:
-        folder: unused but for messages: where the PCA net lies.
-        tuned: its fine-tuned weights.
+        tuned: the fine-tuned weights of the PCA net.
         ranks: rank by layer.
         batch: images of one run.
         threads: threads of one operator.
-        cache: JSON file of known times.
-        progress: told about every layer.
+        quick: time only briefly.
 
     Returns:
-        A plan for the dense deploy net, and the weights that it belongs to.
+        A plan for the dense net, and the weights that it belongs to.
     """
     stored = merged(load_weights(tuned), ranks)
-    net = read_net(DEPLOY)
-    found = find_targets(net, stored)
-    targets = {name: t for name, t in found.items() if name in ranks and isinstance(t, Target)}
+    found = find_targets(read_net(DEPLOY), stored)
     shapes = bottom_shapes(original(load_net(DEPLOY, "TEST"), stored, batch))
-    known = LatencyCache(cache, threads, "cpu")
-    table = latency_table(targets, shapes, known, threads=threads,
-                          block=machine_info().channel_block, progress=progress)  # fmt: skip
     entries = []
-    for name, target in targets.items():
-        plain = Form(decomposition("pca"), ranks[name])
-        ms = 0.0
+    for name, rank in ranks.items():
+        target = found[name]
+        if not isinstance(target, Target):
+            continue
+        forms = _candidates(target, rank)
+        times = dict.fromkeys(forms, 0.0)
         for shape in shapes[name]:
-            entry = f"{layer_key(target, shape)} | {plain.label}"
-            one = known.get(entry)
-            if one is None:
-                one = time_net(single_net(target, plain, shape), batch, threads)
-                known.put(entry, one)
-            ms += one
-        rows: list[tuple[Form | None, float]] = [(None, table[name].whole_ms), (plain, ms)]
-        entries.append(_fastest(target, ranks[name], [*rows, *table[name].forms])[0])
-    known.save()
-    return Plan(entries, net=f"{folder}/{NET}", weights=tuned), stored
+            for label, ms in _measured(target, forms, shape, threads, quick).items():
+                times[label] += ms
+        best = min(times, key=lambda label: times[label])
+        form = forms[best]
+        entries.append(
+            LayerPlan(
+                name, form.method.name if form else WHOLE, form.rank if form else 0,
+                reason=f"{best} is the fastest form of what has rank {rank}",
+                ms_before=shown(times["whole"]), ms_after=shown(times[best]),
+            )
+        )  # fmt: skip
+    return Plan(entries, net=DEPLOY, weights=tuned), stored

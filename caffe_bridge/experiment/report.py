@@ -12,6 +12,7 @@ import markupsafe
 
 from caffe_bridge.bench import BenchResult, conditions, from_json
 from caffe_bridge.errors import SchemaError
+from caffe_bridge.experiment.comparisons import comparisons
 from caffe_bridge.experiment.figures import (
     BLUE,
     COLOURS,
@@ -27,6 +28,7 @@ from caffe_bridge.experiment.summary import (
     bench_table,
     dense_rows,
     dense_table,
+    forms_table,
     goal_of,
     tuned_table,
     variant_title,
@@ -69,6 +71,23 @@ def _rank_figure(document: dict[str, Any]) -> str:
     return rank_bars(tables, document["experiment"]["energy"])
 
 
+def _paper_ranks_figure(document: dict[str, Any]) -> list[tuple[str, str]]:
+    nets = dict(document["experiment"]["paper_ranks"])
+    if not nets:
+        return []
+    full = nets.pop("full")
+    layers = [str(number) for number in range(1, len(full) + 1)]
+    tables = {
+        name: {
+            layer: {"rank": rank, "full": most}
+            for layer, rank, most in zip(layers, ranks, full, strict=True)
+        }
+        for name, ranks in nets.items()
+    }
+    drawn = rank_bars(tables, document["experiment"]["energy"])
+    return [("The same layers in the paper (Figure 5)", drawn)]
+
+
 def _trade_off_figure(document: dict[str, Any]) -> str:
     # One seed throughout: points of other seeds exist for the kept strengths only.
     tables, results = document["results"]["ranks"]["tables"], document["results"]
@@ -92,20 +111,29 @@ def _trade_off_figure(document: dict[str, Any]) -> str:
     return trade_off(series, floor)
 
 
+def _mean_curve(document: dict[str, Any], name: str) -> list[list[float]]:
+    """Test accuracy over the iterations of fine-tuning, mean of the seeds; 0 is as decomposed."""
+    results, curves_of = document["results"], []
+    for seed in document["seeds"]:
+        start = results[f"decompose_s{seed}"]["nets"][name]["accuracy"]
+        scores = results[tuned_key(name, seed)]["accuracies"]
+        curves_of.append([[0, start], *(p for p in scores if p[0])])
+    return [
+        [points[0][0], sum(p[1] for p in points) / len(points)]
+        for points in zip(*curves_of, strict=False)
+    ]
+
+
 def _tuning_figures(document: dict[str, Any]) -> list[tuple[str, str]]:
-    results, seed = document["results"], document["seeds"][0]
     made = []
     for name in document["variants"]:
         if f"baseline@{name}" not in document["variants"]:
             continue
+        starts = ((f"baseline@{name}", BLUE), (f"control@{name}", DARK), (name, COLOURS[2]))
         series = []
-        for one, colour in ((f"baseline@{name}", BLUE), (f"control@{name}", DARK),
-                            (name, COLOURS[2])):  # fmt: skip
-            key = tuned_key(one, seed)
-            points = [[0, results[f"decompose_s{seed}"]["nets"][one]["accuracy"]],
-                      *(p for p in results[key]["accuracies"] if p[0])]  # fmt: skip
+        for one, colour in starts:
             title = f"from the {one.partition('@')[0]}" if "@" in one else f"from the {name} net"
-            series.append((title, points, colour))
+            series.append((title, _mean_curve(document, one), colour))
         made.append((f"{name}, the same ranks", curves(series, "test accuracy, %", percent=True)))
     return made
 
@@ -124,6 +152,7 @@ def figures(document: dict[str, Any]) -> list[tuple[str, str]]:
     """(title, SVG) of every figure."""
     made = [
         ("Ranks of the forced layers (Figure 5 of the paper)", _rank_figure(document)),
+        *_paper_ranks_figure(document),
         ("Accuracy against mean rank ratio (Figure 6)", _trade_off_figure(document)),
         ("Training loss with and without force", _loss_figure(document)),
     ]
@@ -140,23 +169,31 @@ def _facts(document: dict[str, Any]) -> list[str]:
     seconds = document["seconds"]
     lengths = ", ".join(f"{part} {n}" for part, n in e["iterations"].items())
     start = "trained here" if not settings["weights"] else "given weights, the same for all seeds"
+    taken = [key for key, found in document["results"].items() if found.get("adopted")]
+    told = [f"Trained by 'caffe-bridge train' and taken over: {', '.join(taken)}."] if taken else []
     return [
-        f"Written by caffe_bridge {settings['version']}.",
+        f"Written by caffe_bridge {settings['version']}; profile {settings['profile']}.",
         f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
         f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
         f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, training on "
         f"{settings['device']}.",
+        *(f"Schedule of {part}: {_fields(fields)}." for part, fields in e["schedule"].items()),
+        *told,
         conditions(_bench(document)),
     ]
 
 
+def _fields(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
 def _tables(document: dict[str, Any]) -> list[tuple[str, list[str], Rows]]:
-    paper = [[row["what"], row["value"], row["source"]] for row in document["experiment"]["paper"]]
     return [
         ("Dense nets", *dense_table(document)),
         ("Low-rank nets", *tuned_table(document)),
+        ("Form of every layer that the planner picked", *forms_table(document)),
         ("Measured times", *bench_table(document)),
-        ("The paper's numbers", ["what", "value", "source"], paper),
+        *comparisons(document),
     ]
 
 

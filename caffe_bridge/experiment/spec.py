@@ -25,7 +25,9 @@ filters apart (the paper's discrimination). ``goal``: a force net is to stay ``w
 of accuracy of the baseline or the control, at a mean rank ratio ``lower`` by this share (``points``
 false) or by this many hundredths (true). Optional, beside ``schedule``: ``channels_last`` (NHWC in
 memory), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
-and ``profiles``, whose entries replace those of the file.
+``paper_ranks`` (published ranks of the layers by net, "full" first) and ``profiles``, whose entries
+replace those of the file. ``ours`` in a row of ``paper`` names our number: see
+:func:`caffe_bridge.experiment.comparisons.ours`.
 """
 
 from __future__ import annotations
@@ -97,6 +99,7 @@ class Experiment:
     goal: Goal
     bench: dict[str, int]
     paper: tuple[dict[str, str], ...]
+    paper_ranks: dict[str, list[int]]
     schedule: dict[str, dict[str, Any]]
     channels_last: bool
     recalibrate: int
@@ -120,7 +123,7 @@ class Experiment:
 
 
 _OPTIONAL: dict[str, Any] = {
-    "schedule": {}, "channels_last": False, "recalibrate": 0, "profiles": {},
+    "schedule": {}, "channels_last": False, "recalibrate": 0, "paper_ranks": {}, "profiles": {},
 }  # fmt: skip
 _REQUIRED = set(Experiment.__dataclass_fields__) - {"folder", "profile", "full", *_OPTIONAL}
 
@@ -183,6 +186,11 @@ def _sweep(row: dict[str, Any]) -> Sweep:
     )  # fmt: skip
 
 
+def _published(row: dict[str, Any]) -> dict[str, str]:
+    made = {name: str(row[name]) for name in ("what", "value", "source")}
+    return {**made, "ours": str(row.get("ours", ""))}
+
+
 def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
     goal = data["goal"]
     lengths = {p: int(data["iterations"][p]) for p in PARTS}
@@ -195,7 +203,8 @@ def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
         goal=Goal(str(goal["against"]), float(goal["within"]), float(goal["lower"]),
                   bool(goal["points"])),
         bench={k: int(data["bench"][k]) for k in ("batch", "threads")},
-        paper=tuple({k: str(row[k]) for k in ("what", "value", "source")} for row in data["paper"]),
+        paper=tuple(_published(row) for row in data["paper"]),
+        paper_ranks={k: [int(x) for x in v] for k, v in data["paper_ranks"].items()},
         schedule={part: dict(fields) for part, fields in data["schedule"].items()},
         channels_last=bool(data["channels_last"]), recalibrate=int(data["recalibrate"]),
         full=lengths,
@@ -238,6 +247,8 @@ def _check(found: Path, made: Experiment) -> None:
         problems.append(f"energy {made.energy:g} is not in (0, 1]")
     if min(made.iterations.values()) < 1 or made.tests < 1 or min(made.bench.values()) < 1:
         problems.append("iterations, tests, batch and threads must be 1 or more")
+    if any(len(ranks) != len(made.layers) for ranks in made.paper_ranks.values()):
+        problems.append(f"paper_ranks wants {len(made.layers)} ranks of each net")
     if made.recalibrate < 0:
         problems.append("recalibrate must be 0 or more")
     if problems:

@@ -118,6 +118,17 @@ def tuned_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     return head, cells
 
 
+def forms_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Head and cells of the table of the fastest forms."""
+    nets = document["results"]["planned"]["nets"]
+    layers = list(next(iter(nets.values()))["forms"])
+    cells = [
+        [variant_title(name), *(net["forms"][x] for x in layers), f"{net['accuracy']:.2%}"]
+        for name, net in nets.items()
+    ]
+    return ["low-rank net, first seed", *layers, "accuracy"], cells
+
+
 def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     """Head and cells of the table of measured times."""
     head = ["model", "median ms", "p10", "p90", "speed-up", "95 % interval", "unstable", "file kB"]

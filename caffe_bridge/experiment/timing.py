@@ -51,7 +51,8 @@ class Timing:
         needs = (key_of("baseline", self.seed), f"decompose_s{self.seed}",
                  *(tuned_key(name, self.seed) for name in names))  # fmt: skip
         bench = self.experiment.bench
-        yield Stage("planned", "pick the fastest form of every layer", self._planned, bench, needs,
+        yield Stage("planned", "pick the fastest form of every layer", self._planned,
+                    {**bench, "quick": self.quick}, needs,
                     alone=True)  # fmt: skip
         yield Stage("onnx", "export to ONNX and verify", self._onnx, {}, (*needs, "planned"))
         yield Stage("bench", "time in onnxruntime", self._bench, {**bench, "quick": self.quick},
@@ -63,8 +64,8 @@ class Timing:
         for name in variants_of(self.experiment):
             start = results[f"decompose_s{self.seed}"]["nets"][name]
             tuned = results[tuned_key(name, self.seed)]["weights"]
-            plan, weights = planned_form(start["folder"], tuned, start["ranks"], bench["batch"],
-                                         bench["threads"], cache="latency.json")  # fmt: skip
+            plan, weights = planned_form(tuned, start["ranks"], bench["batch"], bench["threads"],
+                                         self.quick)  # fmt: skip
             folder = Path(f"planned_{plain(name)}")
             folder.mkdir(exist_ok=True)
             plan.save(folder / "plan.json")
