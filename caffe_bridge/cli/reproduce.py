@@ -48,13 +48,16 @@ def command(
     """Reproduce an experiment of the paper in FOLDER (reproduce/NAME by default).
 
     Baseline, force over a sweep of strengths, ranks, decomposition, fine-tuning, ONNX, timing and
-    a report. Started again, it does only what is not done yet or has changed.
+    a report. Started again, it does only what is not done yet or has changed. alexnet-speed trains
+    nothing: it times AlexNet at the paper's ranks.
     """
     from caffe_bridge.cli.runtime import check_device
     from caffe_bridge.errors import DataError
-    from caffe_bridge.experiment.report import RESULTS, load_results, write_report
+    from caffe_bridge.experiment.page import RESULTS, load_results
+    from caffe_bridge.experiment.report import write_report
     from caffe_bridge.experiment.run import reproduce
     from caffe_bridge.experiment.spec import FILE, load_experiment
+    from caffe_bridge.experiment.speed import load_speed, run_speed
 
     place = Path(folder or f"reproduce/{name}")
     console = Console(highlight=False, markup=False)
@@ -66,6 +69,13 @@ def command(
         raise click.UsageError("--deploy names the net of --weights; give both.")
     check_device(device)
     file = Path(recipes) / RECIPES[name] / FILE
+    if name == "alexnet-speed":
+        made = run_speed(
+            load_speed(file), place, device, quick,
+            lambda text: console.print(text, soft_wrap=True),
+        )  # fmt: skip
+        console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
+        return
     experiment = load_experiment(file, profile or ("cpu" if device == "cpu" else "gpu"))
     experiment = experiment.scaled(scale, seeds)
     if not Path(data).is_dir():

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
-
 from caffe_bridge.bench import BenchResult, conditions, from_json
-from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.comparisons import comparisons
 from caffe_bridge.experiment.figures import (
     BLUE,
@@ -22,7 +17,9 @@ from caffe_bridge.experiment.figures import (
     rank_bars,
     trade_off,
 )
+from caffe_bridge.experiment.page import RESULTS, Page, write_page
 from caffe_bridge.experiment.runs import tuned_key
+from caffe_bridge.experiment.speed import SPEED, speed_page
 from caffe_bridge.experiment.summary import (
     Rows,
     bench_table,
@@ -34,29 +31,6 @@ from caffe_bridge.experiment.summary import (
     variant_title,
     verdicts,
 )
-from caffe_bridge.files import atomic_write, require_file
-
-RESULTS = "results.json"
-#: Version of the form of results.json.
-VERSION = 2
-
-
-def load_results(path: Path) -> dict[str, Any]:
-    """Read a results.json.
-
-    Raises:
-        SchemaError: missing, no JSON, or of another version.
-    """
-    require_file(path, "results")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SchemaError(f"{path}: is not JSON ({error}).") from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise SchemaError(
-            f"{path}: is no results file of version {VERSION}; run 'caffe-bridge reproduce' again."
-        )
-    return document
 
 
 def _rank_figure(document: dict[str, Any]) -> str:
@@ -197,34 +171,16 @@ def _tables(document: dict[str, Any]) -> list[tuple[str, list[str], Rows]]:
     ]
 
 
+def _page(document: dict[str, Any]) -> Page:
+    if document.get("kind") == SPEED:
+        return speed_page(document)
+    names = ", ".join(variant_title(name) for name in document["variants"])
+    return Page(
+        document["experiment"]["title"], _facts(document), verdicts(document), _tables(document),
+        figures(document), f"Low-rank nets: {names}.",
+    )  # fmt: skip
+
+
 def write_report(folder: Path, document: dict[str, Any]) -> list[Path]:
     """Write report.html, report.md and figures/*.svg into a folder; returns the first two."""
-    (folder / "figures").mkdir(exist_ok=True)
-    drawn = figures(document)
-    for number, (_, svg) in enumerate(drawn, 1):
-        with atomic_write(folder / "figures" / f"{number}.svg") as stream:
-            stream.write(svg.replace("<svg", '<svg version="1.1"', 1).encode())
-    template = resources.files("caffe_bridge.experiment").joinpath("report.html.j2")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(template.read_text("utf-8")).render(
-        title=document["experiment"]["title"], facts=_facts(document),
-        verdicts=verdicts(document), tables=_tables(document),
-        figures=[(title, markupsafe.Markup(svg)) for title, svg in drawn],
-    )  # fmt: skip
-    made = [folder / "report.html", folder / "report.md"]
-    for path, text in zip(made, (html, _markdown(document, drawn)), strict=True):
-        with atomic_write(path) as stream:
-            stream.write(text.encode())
-    return made
-
-
-def _markdown(document: dict[str, Any], drawn: list[tuple[str, str]]) -> str:
-    lines = [f"# {document['experiment']['title']}", ""]
-    lines += [f"- {fact}" for fact in (*_facts(document), *verdicts(document))]
-    for title, head, rows in _tables(document):
-        lines += ["", f"## {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", "## Figures", ""]
-    lines += [f"![{title}](figures/{number}.svg)" for number, (title, _) in enumerate(drawn, 1)]
-    names = ", ".join(variant_title(name) for name in document["variants"])
-    return "\n".join([*lines, "", f"Low-rank nets: {names}.", ""])
+    return write_page(folder, _page(document))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.errors import SchemaError
+from caffe_bridge.experiment.page import RESULTS, VERSION
 from caffe_bridge.experiment.pipeline import Reproduction
-from caffe_bridge.experiment.report import RESULTS, VERSION, write_report
+from caffe_bridge.experiment.report import write_report
 from caffe_bridge.experiment.runs import dense_keys, runs_of, variants_of
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import inside, run_stages, stage_seconds, write_json
