@@ -96,6 +96,7 @@ class _Runner:
         self.results: dict[str, Any] = {}
         self.running: dict[Future[dict[str, Any]], tuple[Stage, float]] = {}
         self.started: set[str] = set()
+        self.failure: BaseException | None = None
 
     def _head(self, stage: Stage) -> str:
         return f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
@@ -132,7 +133,12 @@ class _Runner:
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         for future in done:
             stage, started = self.running.pop(future)
-            self._end(stage, future.result(), started)
+            error = future.exception()
+            if error is None:
+                self._end(stage, future.result(), started)
+            elif self.failure is None:
+                self.failure = error
+                self.say(f"{self._head(stage)}: failed; waiting for {len(self.running)} others")
 
     def _next(self) -> Stage | None:
         """The first stage that can be started now."""
@@ -149,10 +155,13 @@ class _Runner:
     def run(self) -> dict[str, Any]:
         with ThreadPoolExecutor(self.jobs) as pool:
             while len(self.results) < len(self.stages):
-                stage = self._next()
-                if stage is None:
+                # What runs beside a failure is finished and kept.
+                stage = self._next() if self.failure is None else None
+                if stage is None and self.running:
                     self._collect()
                     continue
+                if stage is None:
+                    break
                 self.started.add(stage.name)
                 if self._known(stage):
                     continue
@@ -162,6 +171,8 @@ class _Runner:
                     self.running[future] = (stage, started)
                 else:
                     self._end(stage, stage.work(self.results), started)
+        if self.failure is not None:
+            raise self.failure
         return {stage.name: self.results[stage.name] for stage in self.stages}
 
 

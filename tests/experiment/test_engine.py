@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,21 @@ def test_a_failing_parallel_stage_is_told(tmp_path: Path) -> None:
     def fail(_results: dict[str, Any]) -> dict[str, Any]:
         raise SchemaError("this one fails")
 
-    stages = [Stage("a", "a", fail, needs=(), parallel=True)]
-    with inside(tmp_path), pytest.raises(SchemaError, match="this one fails"):
-        run_stages(stages, {}, lambda _text: None, jobs=2)
+    def last(_results: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.2)
+        return {"headline": "finished"}
+
+    stages = [
+        Stage("a", "a", fail, needs=(), parallel=True),
+        Stage("b", "b", last, needs=(), parallel=True),
+        Stage("c", "c", last, needs=("b",), parallel=True),
+    ]
+    with inside(tmp_path):
+        for jobs in (2, 1):
+            with pytest.raises(SchemaError, match="this one fails"):
+                run_stages(stages, {}, lambda _text: None, jobs=jobs)
+    # What ran beside it is kept, and nothing new was begun.
+    assert [p.name for p in (tmp_path / "stages").iterdir()] == ["b.json"]
 
 
 def test_a_cut_off_training_goes_on(place: Path, tmp_path: Path) -> None:
