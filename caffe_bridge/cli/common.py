@@ -47,6 +47,12 @@ phase_option = click.option(
     "--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True,
     help="Phase for which the net is filtered.",
 )  # fmt: skip
+#: The names in ``onnx_export.TARGETS``, frozen here so that help needs no import of onnx.
+target_option = click.option(
+    "--target", type=click.Choice(["portable", "ort-cpu", "ort-cuda"]), default="portable",
+    show_default=True,
+    help="What the ONNX operators are chosen for: any runtime, or onnxruntime on one device.",
+)  # fmt: skip
 level_option = click.option("--level", default=0, show_default=True, help="Level of the net state.")
 
 
@@ -148,6 +154,23 @@ def parse_floats(text: str, what: str) -> list[float]:
     if not all(map(math.isfinite, numbers)):
         raise click.UsageError(f"{what} '{text}': write numbers separated by commas.")
     return numbers
+
+
+def align_block(text: str | None) -> int:
+    """The channel block of ``--align``: auto asks the machine, none (or nothing) is 0.
+
+    Raises:
+        BridgeError: neither of them nor a positive integer.
+    """
+    if text is None or text == "none":
+        return 0
+    if text == "auto":
+        from caffe_bridge.bench import machine_info
+
+        return machine_info().channel_block
+    if not text.isdigit() or int(text) < 1:
+        raise BridgeError(f"--align {text}: give a positive integer, auto or none.")
+    return int(text)
 
 
 def check_output(path: str, *sources: str) -> None:
