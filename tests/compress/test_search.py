@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,22 @@ def test_what_selected_a_choice_does_not_judge_it(lucky: float) -> None:
     assert outcome.best.measured.speed_up == pytest.approx(machine.speed_up(outcome.best.choice))
     assert outcome.best.measured.speed_up >= 0.93 * 1.8
     assert (outcome.best.choice, True) in machine.asked
+
+
+def test_an_unstable_verdict_is_measured_again() -> None:
+    class Restless(Machine):
+        def __call__(self, choice: Choice, schedule: Schedule) -> Measured:
+            found = super().__call__(choice, schedule)
+            first = [fresh for _, fresh in self.asked].count(True) == 1
+            if schedule is FRESH and first:
+                return replace(found, speed_up=2 * found.speed_up, unstable=True)
+            return found
+
+    machine = Restless(1.0)
+    outcome = search(machine).run(WHOLE + REST, 1.7)
+    assert outcome.best is not None
+    assert outcome.best.measured.speed_up == pytest.approx(machine.speed_up(outcome.best.choice))
+    assert [fresh for _, fresh in machine.asked][-2:] == [True, True]
 
 
 def test_what_no_choice_reaches() -> None:
