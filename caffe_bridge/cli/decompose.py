@@ -15,6 +15,7 @@ from caffe_bridge.cli.common import (
     json_option,
     parse_numbers,
     print_json,
+    target_option,
     verb,
     warn,
 )
@@ -54,9 +55,16 @@ RULES = ("energy", "norm", "error", "stable", "evbmf")
 
 
 def _budget_plan(
-    net: str, weights: str, budget: str, excepted: list[str], fc: bool, block: int
+    net: str,
+    weights: str,
+    budget: str,
+    excepted: list[str],
+    fc: bool,
+    block: int,
+    sensitivity: str | None,
 ) -> Plan:
     from caffe_bridge.compress.budget import budget_plan
+    from caffe_bridge.compress.sensitivity import read_scan
 
     unit, _, share = budget.partition("=")
     try:
@@ -64,12 +72,26 @@ def _budget_plan(
     except ValueError:
         raise BridgeError(f"--budget {budget}: write it as macs=0.5 or params=0.5.") from None
     return budget_plan(
-        net, weights, unit=unit, keep=keep, except_layers=excepted, include_fc=fc, block=block
+        net,
+        weights,
+        unit=unit,
+        keep=keep,
+        except_layers=excepted,
+        include_fc=fc,
+        block=block,
+        scan=read_scan(sensitivity) if sensitivity else None,
     )
 
 
 def _calibrated(
-    net: str, weights: str, plan: Plan, output: str, hdf5: bool, source: str, batches: int
+    net: str,
+    weights: str,
+    plan: Plan,
+    output: str,
+    hdf5: bool,
+    source: str,
+    batches: int,
+    relu: bool,
 ) -> tuple[Written, Plan]:
     from caffe_bridge.compress import write_decomposed
     from caffe_bridge.compress.calibration import data_feeds, npz_feeds
@@ -83,7 +105,7 @@ def _calibrated(
         feeds = data_feeds(model, batches or 10)
     else:
         feeds = npz_feeds(model, source, batches)
-    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds)
+    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds, relu=relu)
     return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
 
 
@@ -106,8 +128,11 @@ def _check_usage() -> None:
         )
     for name in {"method", "rule"} & given if "budget" in given else ():
         raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
-    if "batches" in given and "calibrate" not in given:
-        raise click.UsageError("--batches has no effect without --calibrate.")
+    for name in sorted(given & {"batches", "relu_aware"}) if "calibrate" not in given else ():
+        option = "--" + name.replace("_", "-")
+        raise click.UsageError(f"{option} has no effect without --calibrate.")
+    if "sensitivity" in given and "budget" not in given:
+        raise click.UsageError("--sensitivity has no effect without --budget.")
     idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
     timed = sorted(given & _TIMED)
     for name in given & {"method", "except_path", "fc", "rule", "align"} if timed else ():
@@ -143,8 +168,12 @@ def _check_usage() -> None:
 @click.option("--plan", "plan_path", help="Plan written before, perhaps edited.")
 @click.option("--budget", metavar="macs=0.5|params=0.5",
               help="Share of the cost to keep; chooses forms and ranks.")  # fmt: skip
+@click.option("--sensitivity", metavar="JSON",
+              help="With --budget: errors measured by 'caffe-bridge sensitivity'.")  # fmt: skip
 @click.option("--calibrate", metavar="NPZ|data",
               help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
+@click.option("--relu-aware", is_flag=True,
+              help="With --calibrate: keep what passes the ReLU behind a layer.")  # fmt: skip
 @click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
 @click.option("--target-speedup", type=float,
               help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
@@ -169,13 +198,15 @@ def _check_usage() -> None:
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
 @click.option("--onnx/--no-onnx", default=True, show_default=True,
               help="Also write and verify ONNX (when the net can be built).")  # fmt: skip
+@target_option
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
-    config: str | None, plan_path: str | None, budget: str | None, calibrate: str | None,
-    batches: int, target_speedup: float | None, budget_ms: float | None, threads: int, batch: int,
-    device: str, seconds: float, strict: bool, method: str, rule: str, align: str | None,
-    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
+    config: str | None, plan_path: str | None, budget: str | None, sensitivity: str | None,
+    calibrate: str | None, relu_aware: bool, batches: int, target_speedup: float | None,
+    budget_ms: float | None, threads: int, batch: int, device: str, seconds: float, strict: bool,
+    method: str, rule: str, align: str | None,
+    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, target: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Replace layers of NET by smaller ones.
 
@@ -195,7 +226,7 @@ def command(
         plan = load_plan(plan_path)
     elif budget:
         excepted = _read_json(except_path, list, "list") if except_path else []
-        plan = _budget_plan(net, weights, budget, excepted, fc, align_block(align))
+        plan = _budget_plan(net, weights, budget, excepted, fc, align_block(align), sensitivity)
     elif timed:
         plan = make_timed_plan(
             net, weights, target_speedup=target_speedup, budget_ms=budget_ms, threads=threads,
@@ -216,7 +247,9 @@ def command(
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
     if calibrate:
-        written, plan = _calibrated(net, weights, plan, output, hdf5, calibrate, batches)
+        written, plan = _calibrated(
+            net, weights, plan, output, hdf5, calibrate, batches, relu_aware
+        )
     else:
         written = decompose_net(net, weights, plan, output, hdf5)
     result: dict[str, Any] = {
@@ -225,7 +258,7 @@ def command(
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
         try:
-            result |= _to_onnx(written.net, written.weights)
+            result |= _to_onnx(written.net, written.weights, target)
         except VerifyError:
             raise
         except BridgeError as error:
@@ -261,13 +294,13 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def _to_onnx(net: Path, weights: Path) -> dict[str, Any]:
+def _to_onnx(net: Path, weights: Path, target: str) -> dict[str, Any]:
     from caffe_bridge.net import Net
     from caffe_bridge.onnx_export import export, save
     from caffe_bridge.onnx_export.verify import verify
 
     model = Net(net, "TEST", weights=weights)
     path = net.with_suffix(".onnx")
-    proto = export(model)
+    proto = export(model, target=target)
     worst = verify(model, proto).require(str(path)).worst
     return {"onnx": str(save(proto, path)), "worst": worst}
