@@ -51,6 +51,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "setuptools>=70.1",
+            "tensorboard>=2.10",
         ],
     },
     entry_points={"console_scripts": ["caffe-bridge = caffe_bridge.cli.main:entry"]},

@@ -1,14 +1,16 @@
-"""The flags of the original ``caffe`` tool, in the one-dash form that scripts use.
+"""The flags of Caffe's own tools, in the forms that scripts use.
 
 ``caffe train -solver s.prototxt -gpu 0 -logtostderr=1`` becomes ``train --solver s.prototxt
---gpu 0``. Caffe's tool takes flags before and after the verb. Flags of its logging library have no
-meaning here and are dropped.
+--gpu 0``, ``convert_imageset -gray --resize_height=256 --noshuffle root/ list db`` becomes
+``convert-imageset --gray --resize-height=256 root/ list db``. Those tools take flags with one dash
+or two, before and after everything else. Flags of their logging library have no meaning here and
+are dropped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 VERBS = frozenset({"train", "test", "time", "device_query"})
 FLAGS = frozenset(
@@ -18,7 +20,27 @@ FLAGS = frozenset(
 #: glog's flags: those that stand alone, and those with a value.
 SWITCHES = frozenset({"logtostderr", "alsologtostderr", "colorlogtostderr"})
 SETTINGS = frozenset({"log_dir", "minloglevel", "stderrthreshold", "v"})
+#: Names of the other tools' programs, and the verbs that replace them.
+TOOLS = {
+    "convert_imageset": "convert-imageset", "compute_image_mean": "compute-image-mean",
+    "extract_features": "extract-features", "upgrade_net_proto_text": "upgrade-net",
+    "upgrade_net_proto_binary": "upgrade-net", "upgrade_solver_proto_text": "upgrade-solver",
+    "draw_net": "draw", "parse_log": "parse-log",
+}  # fmt: skip
+#: Flags of those tools by verb: whether each takes a value.
+TOOL_FLAGS: Mapping[str, Mapping[str, bool]] = {
+    "convert-imageset": {
+        "gray": False, "shuffle": False, "check_size": False, "encoded": False, "backend": True,
+        "resize_width": True, "resize_height": True, "encode_type": True,
+    },
+    "compute-image-mean": {"backend": True},
+    "extract-features": {}, "upgrade-net": {}, "upgrade-solver": {},
+    "draw": {"rankdir": True, "phase": True, "display_lrm": False},
+    "parse-log": {"delimiter": True},
+}  # fmt: skip
 _FLAG = re.compile(r"--?([a-z_]+)(=.*)?", re.DOTALL)
+#: What the tools' flag library takes as true or false.
+_TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
 
 
 def _split(tokens: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -40,7 +62,13 @@ def _split(tokens: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """Arguments in this tool's form; others than the Caffe tool's verbs are left alone."""
+    """Arguments in this tool's form; those of verbs that Caffe does not have are left alone."""
+    verb = next((i for i, token in enumerate(arguments) if not token.startswith("-")), None)
+    if verb is not None:
+        name = TOOLS.get(arguments[verb].removesuffix(".py").removesuffix(".bin"), arguments[verb])
+        if name in TOOL_FLAGS:
+            rest = _tool(TOOL_FLAGS[name], arguments[verb + 1 :])
+            return [*arguments[:verb], name, *rest]
     parts = _split(arguments)
     place = next((i for i, (name, tokens) in enumerate(parts)
                   if not name and not tokens[0].startswith("-")), None)  # fmt: skip
@@ -54,3 +82,35 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         head = f"-{tokens[0]}" if name and not tokens[0].startswith("--") else tokens[0]
         result += [head, *tokens[1:]]
     return result
+
+
+def _tool(flags: Mapping[str, bool], tokens: Sequence[str]) -> list[str]:
+    """A tool's arguments with its flags as ``--resize-height VALUE`` and ``--gray``."""
+    result: list[str] = []
+    rest = iter(tokens)
+    for token in rest:
+        if token == "--":
+            return [*result, token, *rest]
+        found = _FLAG.fullmatch(token)
+        name = found[1] if found else ""
+        value = found[2][1:] if found and found[2] else None
+        ours = f"--{name.replace('_', '-')}"
+        if name in SETTINGS:
+            if value is None:
+                next(rest, None)
+        elif flags.get(name):
+            value = next(rest, None) if value is None else value
+            result += [ours] if value is None else [ours, value]
+        elif name in flags and value in (None, *_TRUE):
+            result.append(ours)
+        elif not _is_off(name, value, flags):
+            result.append(token)
+    return result
+
+
+def _is_off(name: str, value: str | None, flags: Mapping[str, bool]) -> bool:
+    """Whether a flag says nothing: ``--gray=false``, ``--nogray``, and those of logging."""
+    plain = name.removeprefix("no")
+    if plain in SWITCHES:
+        return True
+    return value in _FALSE if name in flags else value is None and flags.get(plain) is False

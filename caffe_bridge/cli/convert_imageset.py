@@ -20,7 +20,7 @@ from caffe_bridge.cli.common import json_option, print_json, verb
 @click.option("--resize-width", default=0, help="Width to resize to (with --resize-height).")
 @click.option("--gray", is_flag=True, help="One channel instead of three.")
 @click.option("--encoded", is_flag=True, help="Store pictures compressed.")
-@click.option("--encode-type", default="", help="Format of compressed pictures: jpg, png.")
+@click.option("--encode-type", default="", help="Their format: jpg, png; means --encoded.")
 @click.option("--check-size", is_flag=True, help="Refuse pictures of different sizes.")
 @click.option("--shuffle", is_flag=True, help="Draw the order of the list.")
 @click.option("--seed", default=0, show_default=True, help="Seed of that order.")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from caffe_bridge.cli.common import verb
+from caffe_bridge.cli.progress import training_bar
 
 
 @verb("caffe-bridge demo demo")
@@ -40,20 +40,8 @@ def command(
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
-    with Progress(
-        TextColumn("    {task.description}"), BarColumn(),
-        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        tasks: dict[str, TaskID] = {}
-
-        def progress(title: str, done: int, total: int, loss: float) -> None:
-            if title not in tasks:
-                tasks[title] = bar.add_task(title, total=total, loss=loss)
-            bar.update(tasks[title], completed=done, loss=loss, visible=done < total)
-
-        with inside(place):
-            journey = Journey(settings, progress)
-            results = run_stages(journey.stages(), settings.as_dict(), bar.console.print)
-            report = write_report(results, settings.as_dict())
+    with training_bar(console) as (bar, progress), inside(place):
+        journey = Journey(settings, progress)
+        results = run_stages(journey.stages(), settings.as_dict(), bar.console.print)
+        report = write_report(results, settings.as_dict())
     console.print(f"report: {place / report}")

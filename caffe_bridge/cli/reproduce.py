@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from caffe_bridge.cli.common import verb
+from caffe_bridge.cli.progress import training_bar
 
 #: Experiment -> folder of its recipe inside the recipes' folder.
 RECIPES = {
@@ -58,18 +58,7 @@ def command(
     experiment = load_experiment(Path(recipes) / RECIPES[name] / FILE).scaled(scale, seeds)
     if not Path(data).is_dir():
         raise DataError(f"--data {data}: no such folder; make it with 'caffe-bridge dataset'.")
-    with Progress(
-        TextColumn("    {task.description}"), BarColumn(),
-        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        tasks: dict[str, TaskID] = {}
-
-        def progress(title: str, done: int, total: int, loss: float) -> None:
-            if title not in tasks:
-                tasks[title] = bar.add_task(title, total=total, loss=loss)
-            bar.update(tasks[title], completed=done, loss=loss, visible=done < total)
-
+    with training_bar(console) as (bar, progress):
         made = reproduce(
             experiment, place, Path(data), weights=weights, device=device, quick=quick,
             say=lambda text: bar.console.print(text, soft_wrap=True), progress=progress,

@@ -15,7 +15,10 @@ from caffe_bridge.errors import BackendError, BridgeError
 if TYPE_CHECKING:
     from caffe_bridge.net import Runtime
 
-_NAMES = ("device", "gpu", "amp", "channels_last", "compile", "cuda_graph", "deterministic")
+_NAMES = (
+    "device", "gpu", "amp", "channels_last", "compile", "cuda_graph", "deterministic",
+    "data_workers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Choice:
     compile: bool = False
     cuda_graph: bool = False
     deterministic: bool = False
+    data_workers: int | None = None
 
     def runtime(self, device: str | None = None) -> Runtime:
         """The settings, checked; on another device than the chosen one if it is given.
@@ -40,7 +44,7 @@ class Choice:
 
         made = Runtime(
             device or self.place(), self.amp or "", self.channels_last, self.compile,
-            self.cuda_graph, self.deterministic,
+            self.cuda_graph, self.deterministic, self.data_workers,
         )  # fmt: skip
         made.prepare()
         return made
@@ -113,6 +117,7 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--compile", is_flag=True, help="Compile the net with torch.compile."),
         click.option("--cuda-graph", is_flag=True, help="Replay recorded passes; fixed shapes."),
         click.option("--deterministic", is_flag=True, help="The same numbers in every run."),
+        click.option("--data-workers", type=click.IntRange(0), help="Processes to read data."),
     ]
     for option in reversed(options):
         collected = option(collected)

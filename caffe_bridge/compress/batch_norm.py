@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 from caffe_bridge.compress.calibration import Feed
-from caffe_bridge.compress.chain import layer_param
 from caffe_bridge.compress.plan import Plan
 from caffe_bridge.compress.rewrite import Blobs, rewrite
 from caffe_bridge.compress.target import NetLike, WeightsLike, as_record, as_weights
@@ -32,6 +31,8 @@ from caffe_bridge.graph import Node, load_net, net_record
 from caffe_bridge.layers.batch_norm import BatchNorm
 from caffe_bridge.net import Net
 from caffe_bridge.schema import Record
+
+_FOLDABLE = ("Convolution", "Deconvolution", "InnerProduct")
 
 
 @dataclass
@@ -42,6 +43,12 @@ class Folded:
     blobs: Blobs
     folded: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+
+
+def _param(layer: Record) -> Record:
+    fc = layer.type == "InnerProduct"
+    found: Record = layer.mutable("inner_product_param" if fc else "convolution_param")
+    return found
 
 
 def _sole_reader(net: Net, value: int) -> Node | None:
@@ -62,7 +69,7 @@ def _refusal(net: Net, node: Node, producer: Node | None) -> str:
     layer = net.layer(node.layer.name)
     if not layer.use_global_stats:
         return "it uses the statistics of the batch"
-    if producer is None or producer.layer.type not in ("Convolution", "InnerProduct"):
+    if producer is None or producer.layer.type not in _FOLDABLE:
         what = "an input" if producer is None else f"{producer.layer.name} ({producer.layer.type})"
         return f"it follows {what}, which has no weight to fold into"
     if len(producer.outputs) != 1:
@@ -72,11 +79,23 @@ def _refusal(net: Net, node: Node, producer: Node | None) -> str:
     if any(spec.name for spec in producer.layer.record.param):
         return f"{producer.layer.name} shares its weight"
     shape = net.built.shapes[node.inputs[0].index]
-    param = layer_param(producer.layer.record)
+    param = _param(producer.layer.record)
     axis = param.axis + len(shape) if param.axis < 0 else param.axis
     if axis != 1 or (producer.layer.type == "InnerProduct" and len(shape) != 2):
         return f"its channels are not the filters of {producer.layer.name}"
     return ""
+
+
+def _scaled(record: Record, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The weight of a layer whose outputs are multiplied channel by channel."""
+    if record.type == "Deconvolution":
+        # Its first axis counts the bottom's channels: group by group, then the filters.
+        runs = weight.reshape(record.convolution_param.group, -1, *weight.shape[1:])
+        across = factor.reshape(len(runs), 1, -1, *(1,) * (weight.ndim - 2))
+        return (runs * across).reshape(weight.shape).astype(weight.dtype)
+    if record.type == "InnerProduct" and record.inner_product_param.transpose:
+        return (weight * factor).astype(weight.dtype)
+    return (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(weight.dtype)
 
 
 def _fold(net: Net, node: Node, producer: Node, scale: Node | None, made: Folded) -> None:
@@ -92,13 +111,9 @@ def _fold(net: Net, node: Node, producer: Node, scale: Node | None, made: Folded
     weight, *rest = made.blobs[producer.layer.name]
     bias = rest[0].reshape(-1).astype(np.float64) if rest else np.zeros_like(mean)
     record = next(x for x in made.net.layer if x.name == producer.layer.name)
-    param = layer_param(record)
-    across = factor.reshape(-1, *(1,) * (weight.ndim - 1))
-    if record.type == "InnerProduct" and param.transpose:
-        across = factor
+    param = _param(record)
     bias = (bias - mean) * factor + shift
-    made.blobs[producer.layer.name] = [(weight * across).astype(weight.dtype),
-                                       bias.astype(weight.dtype)]  # fmt: skip
+    made.blobs[producer.layer.name] = [_scaled(record, weight, factor), bias.astype(weight.dtype)]
     param.clear("bias_term")
     last = scale or node
     record.top = [last.outputs[0].blob]
@@ -108,7 +123,7 @@ def _fold(net: Net, node: Node, producer: Node, scale: Node | None, made: Folded
 
 
 def fold_batch_norm(net: NetLike, weights: WeightsLike) -> Folded:
-    """Fold every BatchNorm (with the Scale after it) into the convolution or fully connected layer.
+    """Fold every BatchNorm (with the Scale after it) into the layer with a weight before it.
 
     Args:
         net: path, record or spec; the result is its TEST net.

@@ -164,6 +164,14 @@ def as_weights_of(blobs: Blobs, source: str = "weights") -> Weights:
     return Weights(source, stored)
 
 
+def write_blobs(net: Record, blobs: Blobs, path: str | os.PathLike[str]) -> Path:
+    """Write the weights of a net; a layer that two phases define is stored once."""
+    stored = net.copy()
+    unique = {layer.name: layer for layer in reversed(net.layer)}
+    stored.layer = [layer for layer in net.layer if unique[layer.name] is layer]
+    return save_weights(path, stored, {name: list(arrays) for name, arrays in blobs.items()})
+
+
 @dataclass(frozen=True)
 class Written:
     """The files of a decomposed net."""
@@ -193,13 +201,10 @@ def write_decomposed(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SchemaError(f"{folder}: cannot make this folder ({error.strerror}).") from error
-    stored = net.copy()
-    unique = {layer.name: layer for layer in reversed(net.layer)}
-    stored.layer = [layer for layer in net.layer if unique[layer.name] is layer]
     name = "lowrank.caffemodel.h5" if hdf5 else "lowrank.caffemodel"
     return Written(
         net=write_text(net, folder / "lowrank.prototxt"),
-        weights=save_weights(folder / name, stored, {k: list(v) for k, v in blobs.items()}),
+        weights=write_blobs(net, blobs, folder / name),
         plan=plan.save(folder / "plan.json"),
     )
 

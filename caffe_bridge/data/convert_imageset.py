@@ -27,6 +27,7 @@ class ImagesetOptions:
             their colours, as in Caffe.
         encoded: store pictures compressed, as they are where nothing is to be changed.
         encode_type: format of compressed pictures ("jpg", "png"); that of each file by default.
+            Means ``encoded`` as well, as in Caffe.
         check_size: refuse pictures of different sizes.
         shuffle: draw the order of the list.
         seed: seed of that order.
@@ -78,7 +79,7 @@ def _extension(name: str) -> str:
 
 
 def _encode_type(name: str, options: ImagesetOptions) -> str:
-    if not options.encoded:
+    if not (options.encoded or options.encode_type):
         return ""
     kind = options.encode_type.lower() or (name.rpartition(".")[2].lower() if "." in name else "")
     if not kind:

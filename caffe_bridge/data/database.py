@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from caffe_bridge.data.datum import decode_datum
-from caffe_bridge.data.leveldb import LeveldbReader
-from caffe_bridge.data.lmdb import LmdbReader
-from caffe_bridge.data.records import RecordReader
-from caffe_bridge.data.source import Source
+from caffe_bridge.data.record_source import Located, RecordSource, open_records
+from caffe_bridge.data.source import PlannedSource
 from caffe_bridge.data.transformer import DataTransformer
-from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
+from caffe_bridge.schema import decode
 
 #: Decoded images of a data base up to this size stay in memory.
 CACHE_BYTES = 64 << 20
-_READERS: dict[str, type[LmdbReader] | type[LeveldbReader]] = {
-    "lmdb": LmdbReader, "leveldb": LeveldbReader,
-}  # fmt: skip
-
-
-def open_records(path: str, backend: str, who: str = "") -> RecordReader:
-    """Open a data base for reading.
-
-    Args:
-        path: its folder.
-        backend: ``lmdb`` or ``leveldb``, in any case.
-        who: what to name in messages.
-
-    Raises:
-        DataError: unknown backend, or nothing readable there.
-        BackendError: the backend's library is not installed.
-    """
-    reader = _READERS.get(backend.lower())
-    if reader is None:
-        raise UnsupportedDataError(
-            f"{who + ': ' if who else ''}backend '{backend}' is not known; use LMDB or LEVELDB."
-        )
-    return reader(path, who)
 
 
 def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -55,7 +31,15 @@ def iterate(path: str, backend: str) -> Iterator[tuple[np.ndarray, int]]:
         reader.close()
 
 
-class DatabaseSource(Source):
+@dataclass(frozen=True)
+class RecordPlan:
+    """Keys of a batch, values where other processes cannot get them, and draws."""
+
+    records: list[Located]
+    draws: np.ndarray | None
+
+
+class DatabaseSource(RecordSource):
     """Images and labels of an LMDB or LevelDB in the order of the keys.
 
     During the first pass decoded images are kept as long as all of them together stay below
@@ -71,31 +55,27 @@ class DatabaseSource(Source):
 
     def __init__(self, spec: LayerSpec, phase: str) -> None:
         super().__init__(spec)
-        p = spec.record.data_param
-        if not p.source:
-            self.fail("gives no data_param.source; name the folder of the data base there.")
-        self.path = str(p.source)
         self.transformer = DataTransformer(spec, phase)
-        self._reader = open_records(self.path, p.backend, spec.label())
         self._kept: list[tuple[np.ndarray, int]] | None = []
         self._kept_bytes = 0
         self._images: np.ndarray | list[np.ndarray] = []
         self._labels = np.zeros(0, np.float32)
         self._complete = False
-        self._at = 0
-        first, _label, _last = self._read()
+        key, value, _last = self.reader.take()
+        first, _label = self._decode(key, value)
+        self.decodes = value != b"" and bool(decode(value, "Datum", self.path).encoded)
         self._first = tuple(int(d) for d in first.shape)
-        count = self._reader.count()
+        count = self.reader.count()
         self.slow = count is None or count * first.nbytes > CACHE_BYTES
         self.rewind()
 
+    def _decode(self, key: bytes, value: bytes) -> tuple[np.ndarray, int]:
+        transformer = self.transformer
+        return decode_datum(value, self.where(key), transformer.force_color, transformer.force_gray)
+
     def _read(self) -> tuple[np.ndarray, int, bool]:
-        key, value, last = self._reader.take()
-        where = f"{self.spec.label()}: {self.path}, key {key.decode('utf-8', 'replace')}"
-        image, label = decode_datum(
-            value, where, self.transformer.force_color, self.transformer.force_gray
-        )
-        return image, label, last
+        key, value, last = self.reader.take()
+        return (*self._decode(key, value), last)
 
     def shapes(self, batch: int) -> list[Shape]:
         """Shapes by the first image of the data base: (batch, C, h, w) and (batch,)."""
@@ -105,6 +85,32 @@ class DatabaseSource(Source):
         """The next images and labels."""
         images, labels = self._cached(batch) if self._complete else self._fresh(batch)
         return [self.transformer.transform(images, self.rng, self.rank, self.ranks), labels]
+
+    @property
+    def plannable(self) -> bool:
+        """Not when all images are in memory."""
+        return not self._complete
+
+    def plan(self, batch: int) -> RecordPlan:
+        """The next records; nothing of them is kept."""
+        records = self.locate(batch)
+        return RecordPlan(records, self.transformer.draw(batch, self.rng, self.rank, self.ranks))
+
+    def make(self, plan: RecordPlan) -> list[np.ndarray]:
+        """Images and labels."""
+        images: list[np.ndarray] = []
+        labels = np.empty(len(plan.records), np.float32)
+        for record in plan.records:
+            image, labels[len(images)] = self._decode(record[0], self.value(record))
+            images.append(image)
+        return [self.transformer.apply(images, plan.draws), labels]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open data base and what was kept of it."""
+        return {
+            **super().__getstate__(), "_kept": None, "_images": [], "_complete": False,
+            "_labels": np.zeros(0, np.float32),
+        }  # fmt: skip
 
     def _cached(self, batch: int) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
         at = (self._at + self.rank + self.ranks * np.arange(batch)) % len(self._labels)
@@ -119,7 +125,7 @@ class DatabaseSource(Source):
         for item in range(batch * self.ranks):
             mine = item % self.ranks == self.rank
             if not mine and (self._complete or self._kept is None):
-                self._advance(self._reader.skip())
+                self.advance(self.reader.skip())
                 continue
             image, label, last = self._read()
             if mine:
@@ -127,11 +133,8 @@ class DatabaseSource(Source):
                 images.append(image)
             if not self._complete:
                 self._keep(image, label, last)
-            self._advance(last)
+            self.advance(last)
         return images, labels
-
-    def _advance(self, last: bool) -> None:
-        self._at = 0 if last else self._at + 1
 
     def _keep(self, image: np.ndarray, label: int, last: bool) -> None:
         if self._kept is not None:
@@ -151,17 +154,13 @@ class DatabaseSource(Source):
         """Go to the first record."""
         self._at = 0
         if not self._complete:
-            self._reader.rewind()
+            self.reader.rewind()
             if self._kept is not None:
                 self._kept, self._kept_bytes = [], 0
 
-    def state(self) -> dict[str, Any]:
-        """Number of records since the first one, and the draws."""
-        return {**super().state(), "at": self._at}
-
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to that record; a data base that may fit in memory is read up to there."""
-        super().set_state(state)
+        PlannedSource.set_state(self, state)
         self.rewind()
         at = int(state["at"])
         if self._complete:
@@ -169,13 +168,9 @@ class DatabaseSource(Source):
         elif self.slow:
             self._kept = None
             for _ in range(at):
-                self._advance(self._reader.skip())
+                self.advance(self.reader.skip())
         else:
             while self._at < at and not self._complete:
                 image, label, last = self._read()
                 self._keep(image, label, last)
-                self._advance(last)
-
-    def close(self) -> None:
-        """Close the data base."""
-        self._reader.close()
+                self.advance(last)

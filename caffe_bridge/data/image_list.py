@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from caffe_bridge.data.datum import to_chw
-from caffe_bridge.data.source import Source, read_list
+from caffe_bridge.data.source import PlannedSource, read_list
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.errors import UnsupportedDataError
 from caffe_bridge.graph import LayerSpec, Shape
@@ -18,7 +19,15 @@ _FORK_FIELDS = ("min_height", "min_width", "new_dim", "bicubic")
 _INTEGER = re.compile(r"[+-]?\d+")
 
 
-class ImageListSource(Source):
+@dataclass(frozen=True)
+class ListPlan:
+    """Names and labels of a batch, and the draws of its transformation."""
+
+    items: list[tuple[str, int]]
+    draws: np.ndarray | None
+
+
+class ImageListSource(PlannedSource):
     """Pictures of a list file, one ``name label`` on each line.
 
     A name may hold blanks: the label is what follows the last one. A line without blank is a
@@ -33,6 +42,7 @@ class ImageListSource(Source):
     """
 
     slow = True
+    decodes = True
 
     def __init__(self, spec: LayerSpec, phase: str) -> None:
         super().__init__(spec)
@@ -90,20 +100,28 @@ class ImageListSource(Source):
         """Shapes by the first picture: (batch, C, h, w) and (batch,)."""
         return [(batch, *self.transformer.shape(self._first)), (batch,)]
 
-    def next(self, batch: int) -> list[np.ndarray]:
-        """The next pictures and labels; shuffled anew at every end of the list."""
-        images: list[np.ndarray] = []
-        labels = np.empty(batch, np.float32)
+    def plan(self, batch: int) -> ListPlan:
+        """The next names and labels; shuffled anew at every end of the list."""
+        items: list[tuple[str, int]] = []
         for item in range(batch * self.ranks):
             if item % self.ranks == self.rank:
-                name, labels[len(images)] = self.items[self._order[self._at]]
-                images.append(self._picture(name))
+                items.append(self.items[self._order[self._at]])
             self._at += 1
             if self._at == len(self.items):
                 self._at = 0
                 if self.shuffle:
                     self._order = self.rng.permutation(self._order)
-        return [self.transformer.transform(images, self.rng, self.rank, self.ranks), labels]
+        return ListPlan(items, self.transformer.draw(batch, self.rng, self.rank, self.ranks))
+
+    def make(self, plan: ListPlan) -> list[np.ndarray]:
+        """Pictures and labels."""
+        images = [self._picture(name) for name, _label in plan.items]
+        labels = np.array([label for _name, label in plan.items], np.float32)
+        return [self.transformer.apply(images, plan.draws), labels]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the list, which only plans need and which can be long."""
+        return {**self.__dict__, "items": [], "_order": np.zeros(0, np.int64)}
 
     def state(self) -> dict[str, Any]:
         """Place in the list, its order, and the draws."""

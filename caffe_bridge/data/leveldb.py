@@ -7,13 +7,18 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.data.records import new_database, require_database
+from caffe_bridge.data.records import (
+    BYTES_PER_COMMIT,
+    RECORDS_PER_COMMIT,
+    Put,
+    new_database,
+    require_database,
+)
 from caffe_bridge.errors import BackendError, DataError
-
-_RECORDS_PER_COMMIT = 1000
 
 
 def _plyvel(who: str) -> Any:
@@ -86,6 +91,21 @@ class LeveldbReader:
             self._ahead = following
         return key, value, following is None
 
+    def locate(self) -> tuple[bytes, bytes, bool]:
+        """As :meth:`take`: LevelDB opens a data base only once."""
+        return self.take()
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key.
+
+        Raises:
+            DataError: no such key.
+        """
+        found = self._database.get(key)
+        if found is None:
+            raise DataError(f"LevelDB data base has no key '{key.decode('utf-8', 'replace')}'.")
+        return bytes(found)
+
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""
         return self.take()[2]
@@ -102,8 +122,12 @@ class LeveldbReader:
         self._cleanup()
 
 
-def write_leveldb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]]) -> None:
-    """Write a LevelDB data base; the folder appears only when it is complete.
+@contextmanager
+def leveldb_writer(path: str | os.PathLike[str]) -> Iterator[Put]:
+    """A function that puts a key and its value into a new LevelDB data base.
+
+    The folder appears only when the block succeeds; at most :data:`BYTES_PER_COMMIT` and one record
+    wait in memory.
 
     Raises:
         BackendError: plyvel is not installed.
@@ -112,13 +136,31 @@ def write_leveldb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, b
     plyvel = _plyvel("")
     with new_database(path) as folder:
         database = plyvel.DB(os.fspath(folder), create_if_missing=True)
+        batch = database.write_batch()
+        count = waiting = 0
+
+        def put(key: bytes, value: bytes) -> None:
+            nonlocal batch, count, waiting
+            batch.put(key, value)
+            count, waiting = count + 1, waiting + len(value)
+            if count == RECORDS_PER_COMMIT or waiting > BYTES_PER_COMMIT:
+                batch.write()
+                batch, count, waiting = database.write_batch(), 0, 0
+
         try:
-            batch = database.write_batch()
-            for number, (key, value) in enumerate(records, 1):
-                batch.put(key, value)
-                if number % _RECORDS_PER_COMMIT == 0:
-                    batch.write()
-                    batch = database.write_batch()
+            yield put
             batch.write()
         finally:
             database.close()
+
+
+def write_leveldb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write a LevelDB data base; the folder appears only when it is complete.
+
+    Raises:
+        BackendError: plyvel is not installed.
+        DataError: the folder exists already or cannot be made.
+    """
+    with leveldb_writer(path) as put:
+        for key, value in records:
+            put(key, value)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
 
-from caffe_bridge.data.records import MARKER, new_database, require_database
+from caffe_bridge.data.records import (
+    BYTES_PER_COMMIT,
+    MARKER,
+    RECORDS_PER_COMMIT,
+    Put,
+    new_database,
+    require_database,
+)
 from caffe_bridge.errors import DataError
 
 _FIRST_MAP_BYTES = 1 << 26
 #: The last pages may have been freed before they were written.
 _UNWRITTEN_BYTES = 1 << 16
-_RECORDS_PER_COMMIT = 1000
 #: Open data bases by real path: LMDB allows each only once in a process (train and test net).
 _OPEN: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
 
@@ -85,10 +91,40 @@ class LmdbReader:
             key = bytes(self._cursor.key())
             return key, self._cursor.value(), self.skip()
         except lmdb.Error as error:
-            raise DataError(
-                f"{self._who}LMDB data base '{self._path}': the record at key "
-                f"'{key.decode('utf-8', 'replace')}' cannot be read ({error}); write it again."
-            ) from error
+            raise self._unreadable(key, str(error)) from error
+
+    def _unreadable(self, key: bytes, reason: str) -> DataError:
+        return DataError(
+            f"{self._who}LMDB data base '{self._path}': the record at key "
+            f"'{key.decode('utf-8', 'replace')}' cannot be read ({reason}); write it again."
+        )
+
+    def locate(self) -> tuple[bytes, None, bool]:
+        """Key of the next record, and whether it is the last one.
+
+        Raises:
+            DataError: the key cannot be read.
+        """
+        key = b""
+        try:
+            key = bytes(self._cursor.key())
+            return key, None, self.skip()
+        except lmdb.Error as error:
+            raise self._unreadable(key, str(error)) from error
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key.
+
+        Raises:
+            DataError: the record cannot be read, or is gone; names data base and key.
+        """
+        try:
+            found = self._transaction.get(key)
+        except lmdb.Error as error:
+            raise self._unreadable(key, str(error)) from error
+        if found is None:
+            raise self._unreadable(key, "it is gone")
+        return bytes(found)
 
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""
@@ -120,6 +156,36 @@ def _commit(environment: Any, pending: list[tuple[bytes, bytes]]) -> None:
         environment.set_mapsize(2 * environment.info()["map_size"])
 
 
+@contextmanager
+def lmdb_writer(path: str | os.PathLike[str]) -> Iterator[Put]:
+    """A function that puts a key and its value into a new LMDB data base.
+
+    The folder appears only when the block succeeds; at most :data:`BYTES_PER_COMMIT` and one record
+    wait in memory.
+
+    Raises:
+        DataError: the folder exists already or cannot be made.
+    """
+    with (
+        new_database(path) as folder,
+        lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, sync=False, metasync=False) as made,
+    ):
+        pending: list[tuple[bytes, bytes]] = []
+        waiting = 0
+
+        def put(key: bytes, value: bytes) -> None:
+            nonlocal waiting
+            pending.append((key, value))
+            waiting += len(value)
+            if len(pending) == RECORDS_PER_COMMIT or waiting > BYTES_PER_COMMIT:
+                _commit(made, pending)
+                waiting = 0
+
+        yield put
+        _commit(made, pending)
+        made.sync(True)
+
+
 def write_lmdb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]]) -> None:
     """Write an LMDB data base; the folder appears only when it is complete.
 
@@ -130,14 +196,6 @@ def write_lmdb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, byte
     Raises:
         DataError: the folder exists already or cannot be made.
     """
-    with (
-        new_database(path) as folder,
-        lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, sync=False, metasync=False) as made,
-    ):
-        pending: list[tuple[bytes, bytes]] = []
-        for record in records:
-            pending.append(record)
-            if len(pending) == _RECORDS_PER_COMMIT:
-                _commit(made, pending)
-        _commit(made, pending)
-        made.sync(True)
+    with lmdb_writer(path) as put:
+        for key, value in records:
+            put(key, value)

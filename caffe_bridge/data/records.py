@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,11 @@ from typing import Protocol
 from caffe_bridge.errors import DataError
 from caffe_bridge.files import atomic_path
 
+#: Puts a key and its value into a data base.
+Put = Callable[[bytes, bytes], None]
+#: Writers commit after so many records, as Caffe's tools do, or after so many bytes of values.
+RECORDS_PER_COMMIT = 1000
+BYTES_PER_COMMIT = 32 << 20
 MARKER = {"lmdb": "data.mdb", "leveldb": "CURRENT"}
 
 
@@ -22,6 +27,12 @@ class RecordReader(Protocol):
 
     def take(self) -> tuple[bytes, bytes, bool]:
         """Key and value of the next record, and whether it is the last before the first again."""
+
+    def locate(self) -> tuple[bytes, bytes | None, bool]:
+        """As :meth:`take`, but no value where :meth:`value` finds it by the key."""
+
+    def value(self, key: bytes) -> bytes:
+        """The value of a key that :meth:`locate` gave without one."""
 
     def skip(self) -> bool:
         """Pass over the next record; whether it was the last one."""

@@ -29,6 +29,8 @@ class Source(ABC):
 
     #: Whether a batch takes long enough to make (decoding, disk) to be worth making ahead.
     slow: bool = False
+    #: Whether a batch is made of encoded pictures, which takes long enough for other processes.
+    decodes: bool = False
 
     def __init__(self, spec: LayerSpec) -> None:
         self.spec = spec
@@ -91,6 +93,43 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing
         """Free files and threads. The source must not be used afterwards."""
+
+
+class PlannedSource(Source):
+    """A source whose batches are planned in their order and made anywhere.
+
+    All that depends on order, draws above all, is in the plan. Making a batch from its plan changes
+    nothing, so that other processes can do it with a pickled copy of the source.
+    """
+
+    @property
+    def plannable(self) -> bool:
+        """Whether batches are planned; False when a source has them in memory already."""
+        return True
+
+    @abstractmethod
+    def plan(self, batch: int) -> Any:
+        """What the next ``batch`` items are, with their draws; goes on to the items after them.
+
+        Raises:
+            DataError: an item cannot be found.
+        """
+
+    @abstractmethod
+    def make(self, plan: Any) -> list[np.ndarray]:
+        """The batch of a plan, one array for each top.
+
+        Raises:
+            DataError: an item cannot be read or does not fit the others.
+        """
+
+    def next(self, batch: int) -> list[np.ndarray]:
+        """The next ``batch`` items, one array for each top.
+
+        Raises:
+            DataError: an item cannot be read or does not fit the others.
+        """
+        return self.make(self.plan(batch))
 
 
 def read_list(spec: LayerSpec, field: str, path: str) -> list[str]:

@@ -108,18 +108,42 @@ class DataTransformer:
                 f"give 1 or {channels}."
             )
 
+    def draw(
+        self, count: int, rng: np.random.Generator, rank: int = 0, ranks: int = 1
+    ) -> np.ndarray | None:
+        """The random numbers of a batch, whatever its images are.
+
+        Args:
+            count: images of the batch.
+            rng: source of the draws.
+            rank: the images are items rank, rank + ranks, ... of a larger batch.
+            ranks: how many divide that batch; the draws are made for all of it.
+
+        Returns:
+            (count, 3) shares in [0, 1): for flipping, row and column; None when nothing is drawn,
+            that is without mirror and (in TRAIN) crop.
+        """
+        if not self.mirror and not (self.train and self.crop):
+            return None
+        # Fractions, because drawing integers takes more or fewer numbers by their range.
+        return rng.random((count * ranks, 3))[rank::ranks]
+
     def transform(
         self, images: np.ndarray | Sequence[np.ndarray], rng: np.random.Generator,
         rank: int = 0, ranks: int = 1,
     ) -> np.ndarray:  # fmt: skip
+        """:meth:`draw` and :meth:`apply` in one."""
+        return self.apply(images, self.draw(len(images), rng, rank, ranks))
+
+    def apply(
+        self, images: np.ndarray | Sequence[np.ndarray], draws: np.ndarray | None
+    ) -> np.ndarray:
         """Transform a batch.
 
         Args:
             images: array (N, C, H, W), or N arrays (C, H, W) whose sizes may differ when they
                 are cropped.
-            rng: source of the draws; nothing is drawn without mirror and (in TRAIN) crop.
-            rank: the images are items rank, rank + ranks, ... of a larger batch.
-            ranks: how many divide that batch; the draws are made for all of it.
+            draws: what :meth:`draw` gave for them.
 
         Returns:
             float32 array (N, C, h, w), contiguous and owned by the caller.
@@ -139,7 +163,7 @@ class DataTransformer:
                 "use crop_size, new_height and new_width, or batch_size 1."
             )
         sizes = np.array([image.shape[1:] for image in images], np.int64)
-        flips, rows, columns = self._draw(sizes, rng, rank, ranks)
+        flips, rows, columns = self._places(sizes, draws)
         if len(shapes) == 1:
             stacked = images if isinstance(images, np.ndarray) else np.stack(images)
             out = self._cut(stacked, rows, columns).astype(np.float32)
@@ -154,23 +178,21 @@ class DataTransformer:
             out[flips] = out[flips][..., ::-1]
         return np.ascontiguousarray(out)
 
-    def _draw(
-        self, sizes: np.ndarray, rng: np.random.Generator, rank: int, ranks: int
+    def _places(
+        self, sizes: np.ndarray, draws: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For every item: whether to flip it, and the crop's first row and column."""
         free = sizes - self.crop + 1 if self.crop else np.ones_like(sizes)
-        draws = np.zeros((len(sizes), 3), np.int64)
-        draws[:, 1:] = (free - 1) // 2
-        random_crop = self.train and self.crop > 0
-        if self.mirror or random_crop:
+        places = np.zeros((len(sizes), 3), np.int64)
+        places[:, 1:] = (free - 1) // 2
+        if draws is not None:
             highs = np.column_stack([np.full(len(sizes), 2), free])
-            # Fractions, because drawing integers takes more or fewer numbers by their range.
-            drawn = (rng.random((len(sizes) * ranks, 3))[rank::ranks] * highs).astype(np.int64)
+            drawn = (draws * highs).astype(np.int64)
             if self.mirror:
-                draws[:, 0] = drawn[:, 0]
-            if random_crop:
-                draws[:, 1:] = drawn[:, 1:]
-        return draws[:, 0].astype(bool), draws[:, 1], draws[:, 2]
+                places[:, 0] = drawn[:, 0]
+            if self.train and self.crop:
+                places[:, 1:] = drawn[:, 1:]
+        return places[:, 0].astype(bool), places[:, 1], places[:, 2]
 
     def _cut(self, images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The crops of images (N, C, H, W), or of one image (1, C, H, W) at N places."""

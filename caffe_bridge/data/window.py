@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from caffe_bridge.data.source import Source, read_list
+from caffe_bridge.data.source import PlannedSource, read_list
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.graph import LayerSpec, Shape
 
@@ -29,7 +30,7 @@ class Window:
     box: tuple[int, int, int, int]
 
 
-class WindowSource(Source):
+class WindowSource(PlannedSource):
     """Windows of pictures, drawn at random, background first, warped to a square.
 
     The window file repeats: ``# index``, the picture's name, its channels, height and width, the
@@ -45,6 +46,7 @@ class WindowSource(Source):
     """
 
     slow = True
+    decodes = True
 
     def __init__(self, spec: LayerSpec, phase: str) -> None:
         super().__init__(spec)
@@ -115,24 +117,33 @@ class WindowSource(Source):
         """(batch, 3, crop_size, crop_size) and (batch,)."""
         return [(batch, _CHANNELS, self.crop, self.crop), (batch,)]
 
-    def next(self, batch: int) -> list[np.ndarray]:
-        """Background windows, then ``int(batch * fg_fraction)`` objects."""
-        objects = int(np.float32(batch) * np.float32(self.p.fg_fraction))
-        data = np.zeros((batch, _CHANNELS, self.crop, self.crop), np.float32)
-        labels = np.zeros(batch, np.float32)
-        for item in range(batch):
-            windows = self.background if item < batch - objects else self.objects
+    def plan(self, batch: int) -> list[tuple[Window, bool]]:
+        """Background windows, then ``int(batch * fg_fraction)`` objects; each flipped or not."""
+        total = batch * self.ranks
+        objects = int(np.float32(total) * np.float32(self.p.fg_fraction))
+        drawn = []
+        for item in range(total):
+            windows = self.background if item < total - objects else self.objects
             if not windows:
-                kind = "background" if item < batch - objects else "object"
+                kind = "background" if item < total - objects else "object"
                 self.fail(
                     f"{self.list_file} has no {kind} windows by fg_threshold "
                     f"{self.p.fg_threshold:g} and bg_threshold {self.p.bg_threshold:g}."
                 )
             window = windows[int(self.rng.integers(len(windows)))]
-            flip = self.transformer.mirror and bool(self.rng.integers(2))
-            labels[item] = window.label
-            self._put(data[item], window, flip)
-        return [data, labels]
+            drawn.append((window, self.transformer.mirror and bool(self.rng.integers(2))))
+        return drawn[self.rank :: self.ranks]
+
+    def make(self, plan: list[tuple[Window, bool]]) -> list[np.ndarray]:
+        """Warped windows and their classes."""
+        data = np.zeros((len(plan), _CHANNELS, self.crop, self.crop), np.float32)
+        for out, (window, flip) in zip(data, plan, strict=True):
+            self._put(out, window, flip)
+        return [data, np.array([window.label for window, _flip in plan], np.float32)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the windows, which only plans need, and without pictures."""
+        return {**self.__dict__, "objects": [], "background": [], "_kept": {}}
 
     def rewind(self) -> None:
         """Nothing: windows are drawn, and reset draws the same ones again."""

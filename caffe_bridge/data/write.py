@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from caffe_bridge.data.database import iterate
 from caffe_bridge.data.datum import encode_datum
-from caffe_bridge.data.leveldb import write_leveldb
-from caffe_bridge.data.lmdb import write_lmdb
+from caffe_bridge.data.leveldb import leveldb_writer
+from caffe_bridge.data.lmdb import lmdb_writer
+from caffe_bridge.data.records import Put
 from caffe_bridge.errors import DataError
 
-_Writer = Callable[[str | os.PathLike[str], Iterable[tuple[bytes, bytes]]], None]
+_Writer = Callable[[str | os.PathLike[str]], AbstractContextManager[Put]]
 _WRITERS: dict[str, _Writer] = {
-    "lmdb": write_lmdb, "leveldb": write_leveldb,
+    "lmdb": lmdb_writer, "leveldb": leveldb_writer,
 }  # fmt: skip
+
+
+def record_writer(
+    path: str | os.PathLike[str], backend: str = "lmdb"
+) -> AbstractContextManager[Put]:
+    """A function that puts keys and values into a new data base, for use in a ``with`` block.
+
+    The folder appears only when the block succeeds.
+
+    Raises:
+        DataError: unknown backend, or (in the block's beginning) the folder exists already.
+        BackendError: the backend's library is not installed.
+    """
+    writer = _WRITERS.get(backend.lower())
+    if writer is None:
+        raise DataError(f"'{path}': backend '{backend}' is not known; use lmdb or leveldb.")
+    return writer(path)
 
 
 def write_records(
@@ -28,10 +47,9 @@ def write_records(
         DataError: unknown backend, or the folder exists already.
         BackendError: the backend's library is not installed.
     """
-    writer = _WRITERS.get(backend.lower())
-    if writer is None:
-        raise DataError(f"'{path}': backend '{backend}' is not known; use lmdb or leveldb.")
-    writer(path, records)
+    with record_writer(path, backend) as put:
+        for key, value in records:
+            put(key, value)
 
 
 def write_datums(

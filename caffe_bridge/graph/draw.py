@@ -66,43 +66,90 @@ def describe(layer: LayerSpec) -> str:
     return layer.type
 
 
-def net_layout(spec: NetSpec, horizontal: bool = False) -> Layout:
-    """Boxes and edges of a net with their places.
+def rates(layer: LayerSpec) -> tuple[float, float] | None:
+    """lr_mult of weights and bias of the layers that draw_net.py shows them for.
+
+    None for other types, and where both are zero.
+    """
+    if layer.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+        return None
+    given = [1.0 if param.lr_mult is None else param.lr_mult for param in layer.params[:2]]
+    weight, bias = (*given, 1.0, 1.0)[:2]
+    return (weight, bias) if weight or bias else None
+
+
+def _makers(spec: NetSpec, every: bool) -> list[list[int]]:
+    """For each layer the layers that make what it reads, each once.
+
+    Args:
+        spec: the net.
+        every: whether layers of several phases stand side by side, so that a blob may have several
+            makers.
 
     Raises:
         GraphError: the wiring is broken.
     """
-    graph = wire(spec)
+    if not every:
+        nodes = wire(spec).nodes
+        return [list(dict.fromkeys(v.producer for v in node.inputs)) for node in nodes]
+    made: dict[str, list[int]] = {}
+    found = []
+    for index, layer in enumerate(spec.layers):
+        found.append(list(dict.fromkeys(m for b in layer.bottoms for m in made.get(b, ()))))
+        for top in layer.tops:
+            made[top] = [index] if top in layer.bottoms else [*made.get(top, ()), index]
+    return found
+
+
+def net_layout(
+    spec: NetSpec, horizontal: bool = False, every: bool = False, show_rates: bool = False
+) -> Layout:
+    """Boxes and edges of a net with their places.
+
+    Args:
+        spec: the net.
+        horizontal: from left to right instead of downwards.
+        every: the net's layers are those of all phases.
+        show_rates: write lr_mult into the boxes, see :func:`rates`.
+
+    Raises:
+        GraphError: the wiring is broken.
+    """
     boxes: list[Box] = []
     box_of: dict[int, int] = {}
     edges: list[tuple[int, int]] = []
-    for node in graph.nodes:
-        layer = node.layer
-        makers = [box_of[value.producer] for value in node.inputs]
+    for index, (layer, layers) in enumerate(zip(spec.layers, _makers(spec, every), strict=True)):
+        makers = [box_of[maker] for maker in layers]
         in_place = bool(layer.bottoms) and layer.tops == layer.bottoms[:1] and len(makers) == 1
         if in_place:
             box = boxes[makers[0]]
             same = layer.name in (layer.type, box.lines[0])
             box.lines += (f"+ {describe(layer)}{'' if same else f' ({layer.name})'}",)
-            box_of[node.index] = makers[0]
+            box_of[index] = makers[0]
             continue
-        box_of[node.index] = len(boxes)
-        boxes.append(Box((layer.name or "(unnamed)", describe(layer)), _kind(layer)))
+        box_of[index] = len(boxes)
+        boxes.append(Box((layer.name or "(unnamed)", *_words(layer, show_rates)), _kind(layer)))
         edges += [(maker, len(boxes) - 1) for maker in dict.fromkeys(makers)]
     return layout(boxes, edges, horizontal)
+
+
+def _words(layer: LayerSpec, show_rates: bool) -> list[str]:
+    found = rates(layer) if show_rates else None
+    return [describe(layer), *([f"lr_mult {found[0]:g}, {found[1]:g}"] if found else [])]
 
 
 def curve(drawing: Layout, path: list[int]) -> list[tuple[float, float]]:
     """Start point, then two control points and an end point for every step of an edge."""
     boxes = drawing.boxes
+    side = -0.5 if drawing.mirrored else 0.5
     points: list[tuple[float, float]] = []
     for upper, lower in pairwise(boxes[i] for i in path):
         if drawing.horizontal:
-            start, end = upper.x + upper.width / 2, lower.x - lower.width / 2
+            start, end = upper.x + side * upper.width, lower.x - side * lower.width
             middle = (start + end) / 2
             step = [(start, upper.y), (middle, upper.y), (middle, lower.y), (end, lower.y)]
         else:
-            start, end = upper.y + upper.height / 2, lower.y - lower.height / 2
+            start, end = upper.y + side * upper.height, lower.y - side * lower.height
             middle = (start + end) / 2
             step = [(upper.x, start), (upper.x, middle), (lower.x, middle), (lower.x, end)]
         if points:
@@ -150,26 +197,25 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def dot(spec: NetSpec, rankdir: str = "LR") -> str:
-    """The net for Graphviz: layers as boxes, blobs as octagons.
+def dot(spec: NetSpec, rankdir: str = "LR", every: bool = False, show_rates: bool = False) -> str:
+    """The net for Graphviz: layers as boxes, blobs as octagons; see :func:`net_layout`.
 
     Raises:
         GraphError: the wiring is broken.
     """
-    graph = wire(spec)
+    _makers(spec, every)
     lines = [f"digraph {_quoted(spec.name or 'net')} {{", f"  rankdir={rankdir};"]
-    named = _quoted
+    blobs = dict.fromkeys(b for layer in spec.layers for b in (*layer.bottoms, *layer.tops))
     lines += [
-        f"  {named('blob ' + blob)} [shape=octagon, label={named(blob)}];" for blob in graph.blobs()
+        f"  {_quoted('blob ' + blob)} [shape=octagon, label={_quoted(blob)}];" for blob in blobs
     ]
-    for node in graph.nodes:
-        layer = node.layer
-        label = _quoted(layer.name)[:-1] + "\\n" + _quoted(describe(layer))[1:]
-        key = named(f"layer {node.index}")
+    for index, layer in enumerate(spec.layers):
+        label = "\\n".join(_quoted(t)[1:-1] for t in (layer.name, *_words(layer, show_rates)))
+        key = _quoted(f"layer {index}")
         lines.append(
             f'  {key} [shape=box, style=filled, fillcolor="{COLOURS[_kind(layer)]}", '
-            f"label={label}];"
+            f'label="{label}"];'
         )
-        lines += [f"  {named('blob ' + blob)} -> {key};" for blob in layer.bottoms]
-        lines += [f"  {key} -> {named('blob ' + blob)};" for blob in layer.tops]
+        lines += [f"  {_quoted('blob ' + blob)} -> {key};" for blob in layer.bottoms]
+        lines += [f"  {key} -> {_quoted('blob ' + blob)};" for blob in layer.tops]
     return "\n".join([*lines, "}", ""])

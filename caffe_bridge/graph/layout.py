@@ -35,13 +35,26 @@ class Box:
 
 @dataclass
 class Layout:
-    """Boxes with their places, edges as lists of box indices (through hidden ones), and size."""
+    """Boxes with their places, edges as lists of box indices (through hidden ones), and size.
+
+    ``mirrored``: edges go to the left, or upwards.
+    """
 
     boxes: list[Box]
     paths: list[list[int]]
     width: float
     height: float
     horizontal: bool
+    mirrored: bool = False
+
+    def mirror(self) -> None:
+        """Turn the direction of the edges round."""
+        self.mirrored = not self.mirrored
+        for box in self.boxes:
+            if self.horizontal:
+                box.x = self.width - box.x
+            else:
+                box.y = self.height - box.y
 
 
 def _isotonic(wanted: Sequence[float], distances: Sequence[float]) -> list[float]:

@@ -88,6 +88,15 @@ class DataLayer(Layer):
         """Start again and read only this process's part of the items."""
         self.source.divide(rank, ranks)
 
+    def use_workers(self, count: int | None) -> None:
+        """Make batches ahead in so many processes, where they are made ahead at all.
+
+        Args:
+            count: 0 for one thread, None for as many as are usual for this kind of data.
+        """
+        if isinstance(self.source, Prefetched):
+            self.source.workers = count
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Nothing: its tops are graph inputs."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -152,13 +153,16 @@ class Python(Layer):
     Parameters:
         module, layer: the class; param_str: a text that the class finds as ``self.param_str``.
     Gradient:
-        the diffs that ``backward`` leaves.
+        the diffs that ``backward`` leaves. ``self.blobs[i].diff`` holds the gradient so far: adding
+        to it accumulates over passes, setting it replaces. What a method writes into
+        ``self.blobs[i].data`` stays.
     ONNX:
         refused.
     Caffe source:
         python_layer.hpp, python/caffe/_caffe.cpp
     Differences:
-        runs only after ``allow_python_layers()``; the class works on the CPU in float32. Without
+        runs only after ``allow_python_layers()``; the class works on the CPU in float32, on arrays
+        that are copied from and to bottoms, tops and learnable blobs around each call. Without
         permission a class that is registered as a layer type ``module.layer``, such as
         ``rpn.proposal_layer.ProposalLayer``, is computed by that type; nothing is imported.
     """
@@ -223,7 +227,8 @@ class Python(Layer):
         if not self.ready:
             self.call("setup", self.seen, self.made)
             self.ready = True
-        self.call("reshape", self.seen, self.made)
+        with self.own_blobs():
+            self.call("reshape", self.seen, self.made)
         return [blob.shape for blob in self.made]
 
     def blob_specs(self, shapes: Sequence[Shape]) -> list[BlobSpec]:
@@ -237,17 +242,51 @@ class Python(Layer):
         index = next(i for i, own in enumerate(self.blobs) if own is value)
         value.detach().copy_(torch.from_numpy(self.user.blobs[index].data))
 
-    def load_inputs(self, inputs: Sequence[Tensor]) -> None:
-        """Copy bottoms and learnable blobs to where the class finds them."""
-        for blob, values in zip((*self.seen, *self.user.blobs), inputs, strict=True):
+    @contextmanager
+    def own_blobs(self) -> Iterator[list[np.ndarray]]:
+        """Give the class its learnable blobs, then keep what it wrote into ``data`` and ``diff``.
+
+        Yields:
+            The accumulated gradients before.
+
+        Raises:
+            ShapeError: the class changed their number or shapes after setup.
+        """
+        before = []
+        for blob, value in zip(self.user.blobs, self.blobs, strict=False):
+            blob.put(value)
+            blob.diff[...] = 0 if value.grad is None else value.grad.detach().cpu().numpy()
+            before.append(blob.diff.copy())
+        yield before
+        if not len(self.blobs):
+            return
+        wanted = [tuple(value.shape) for value in self.blobs]
+        found = [tuple(blob.shape) for blob in self.user.blobs]
+        if found != wanted:
+            self.fail(
+                f"{self.where} changed its learnable blobs from {wanted} to {found} after setup; "
+                "make them in setup."
+            )
+        for blob, value, old in zip(self.user.blobs, self.blobs, before, strict=True):
+            if not np.array_equal(blob.data, value.detach().cpu().numpy()):
+                value.data.copy_(torch.from_numpy(blob.data))
+            if not np.array_equal(blob.diff, old):
+                if value.grad is None:
+                    value.grad = torch.zeros_like(value, requires_grad=False)
+                value.grad.copy_(torch.from_numpy(blob.diff))
+
+    def load_bottoms(self, inputs: Sequence[Tensor]) -> None:
+        """Copy bottoms to where the class finds them."""
+        for blob, values in zip(self.seen, inputs, strict=False):
             blob.reshape(*values.shape)
             blob.put(values)
 
     def compute(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The class's reshape and forward on bottoms and learnable blobs."""
-        self.load_inputs(inputs)
-        self.call("reshape", self.seen, self.made)
-        self.call("forward", self.seen, self.made)
+        self.load_bottoms(inputs)
+        with self.own_blobs():
+            self.call("reshape", self.seen, self.made)
+            self.call("forward", self.seen, self.made)
         like = inputs[0] if inputs else torch.empty(0)
         return tuple(torch.from_numpy(blob.data.copy()).to(like) for blob in self.made)
 
@@ -259,19 +298,24 @@ class Python(Layer):
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
         """The class's backward: gradients of bottoms and learnable blobs."""
-        self.load_inputs(inputs)
+        self.load_bottoms(inputs)
         for blob, values, grad in zip(self.made, tops, grads, strict=True):
             blob.reshape(*values.shape)
             blob.put(values)
             blob.diff[...] = grad.detach().cpu().numpy()
-        for blob in (*self.seen, *self.user.blobs):
+        for blob in self.seen:
             blob.diff[...] = 0
-        self.call("backward", self.made, list(wanted[: len(self.seen)]), self.seen)
+        bottoms = len(self.seen)
+        with self.own_blobs() as before:
+            self.call("backward", self.made, list(wanted[:bottoms]), self.seen)
+            own = [blob.diff - old for blob, old in zip(self.user.blobs, before, strict=False)]
+            for blob, old, want in zip(self.user.blobs, before, wanted[bottoms:], strict=False):
+                if want:  # autograd adds the difference
+                    blob.diff[...] = old
+        found = [*(blob.diff.copy() for blob in self.seen), *own]
         return [
-            torch.from_numpy(blob.diff.copy()).to(values) if want else None
-            for blob, values, want in zip(
-                (*self.seen, *self.user.blobs), inputs, wanted, strict=True
-            )
+            torch.from_numpy(grad).to(values) if want else None
+            for grad, values, want in zip(found, inputs, wanted, strict=True)
         ]
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_bridge.graph import Shape
-from caffe_bridge.layers.base import Emitter, between
+from caffe_bridge.graph import LayerSpec, Shape
+from caffe_bridge.layers.base import Emitter, Layer, between
 from caffe_bridge.layers.loss import Loss, check_same, scalar
 from caffe_bridge.layers.registry import register
+from caffe_bridge.layers.smooth_l1_loss_ohem import SmoothL1LossOHEM
 
 
 @register("SmoothL1Loss")
@@ -26,7 +27,8 @@ class SmoothL1Loss(Loss):
     Tops:
         loss: ().
     Parameters:
-        sigma (1).
+        sigma (1). With a second top or loss_param.normalization it is R-FCN's layer, see
+        SmoothL1LossOHEM.
     Gradient:
         for a and its negative for b; none for the weights.
     ONNX:
@@ -40,6 +42,13 @@ class SmoothL1Loss(Loss):
     param_field = "smooth_l1_loss_param"
     bottoms = between(2, 4)
     no_gradient_bottoms = (2, 3)
+
+    @classmethod
+    def resolve(cls, spec: LayerSpec) -> type[Layer]:
+        """R-FCN's layer of this name where its top or its parameter is used."""
+        p = spec.record.loss_param
+        rfcn = len(spec.tops) > 1 or p.has("normalization") or p.has("normalize")
+        return SmoothL1LossOHEM if rfcn and cls is SmoothL1Loss else cls
 
     def configure(self) -> None:
         """Check sigma."""

@@ -32,6 +32,11 @@ from caffe_bridge.layers.registry import register
 _LEAST = math.log(float(np.finfo(np.float32).tiny))
 
 
+def _parts(label: Shape) -> Shape:
+    """Shape of the costs of the positions."""
+    return (*label, 1, 1, 1) if len(label) == 1 else tuple(label)
+
+
 @register("SoftmaxWithLoss")
 class SoftmaxWithLoss(Loss):
     """Softmax and cross entropy: ``-sum log(max(p[label], FLT_MIN)) / normaliser``.
@@ -42,6 +47,8 @@ class SoftmaxWithLoss(Loss):
     Tops:
         loss: ().
         p: optional, the probabilities, shaped like x; no gradient comes back through it.
+        parts: optional, the cost of each position, shaped like label or, where that has one axis,
+        (N, 1, 1, 1) as R-FCN's labels have it; no gradient either.
     Parameters:
         softmax_param.axis (1); loss_param.ignore_label: such positions cost nothing;
         loss_param.normalization (VALID): FULL, VALID, BATCH_SIZE, NONE or PRE_FIXED, the
@@ -58,12 +65,17 @@ class SoftmaxWithLoss(Loss):
     """
 
     param_field = "loss_param"
-    tops = between(1, 2)
+    tops = between(1, 3)
 
     def configure(self) -> None:
         """Check the loss parameters."""
         refuse_fork_fields(self)
         self.mode = normalization(self)
+
+    def infer(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """A scalar, the shape of x, and that of the parts."""
+        self.check_bottoms(shapes)
+        return [(), tuple(shapes[0]), _parts(shapes[1])][: len(self.spec.tops)]
 
     def class_axis(self, shape: Shape) -> int:
         """Axis of the classes in bottom 0."""
@@ -74,14 +86,15 @@ class SoftmaxWithLoss(Loss):
         check_positions(self, shapes, self.class_axis(shapes[0]))
 
     def forward(self, x: Tensor, label: Tensor) -> list[Tensor]:
-        """Loss, and the probabilities when wanted."""
+        """Loss, and probabilities and costs when wanted."""
         axis = self.class_axis(tuple(x.shape))
         logs = x.log_softmax(axis)
         places = label.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
         whole, counts = class_labels(self, places, x.shape[axis], ignored(self))
         costs = -floor(logs.gather(axis, whole), _LEAST) * counts
         loss = normalise(self, self.mode, costs.sum(), counts, math.prod(x.shape[:axis]))
-        return [loss, logs.detach().exp()][: len(self.spec.tops)]
+        made = [loss, logs.detach().exp(), costs.detach().reshape(_parts(tuple(label.shape)))]
+        return made[: len(self.spec.tops)]
 
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """Pick the label's log probability by comparison, sum and normalise."""
@@ -96,6 +109,10 @@ class SoftmaxWithLoss(Loss):
         counts = emit_counts(e, labels, ignored(self))
         hot = emit_one_hot(e, labels, shape[axis], rank, axis)
         picked = hot if counts is None else e.op("And", [hot, counts])[0]
+        if len(tops) > 2:
+            (parts,) = e.op("Where", [picked, costs, scalar(e, 0.0, "zero")])
+            parts = e.reduce("ReduceSum", parts, [axis], keepdims=False)
+            e.reshape(parts, _parts(e.shape(bottoms[1])), tops[2])
         total = emit_sum(e, costs, rank, picked)
         inner = math.prod(shape[axis + 1 :])
         emit_normalised(e, self, self.mode, total, labels, rank, counts, inner, tops[0])

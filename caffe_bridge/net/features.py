@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
-from caffe_bridge.data import write_records
+from caffe_bridge.data import record_writer
+from caffe_bridge.data.records import Put
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.net.net import Net
 from caffe_bridge.schema import Record, encode
@@ -30,34 +31,32 @@ def feature_datum(values: np.ndarray) -> bytes:
     return head + body.tobytes()
 
 
-class _Collector:
-    """Items of one blob, handed to the writer of a data base batch by batch."""
+class _Writer:
+    """Items of one blob, put into a data base as the batches come.
 
-    def __init__(self, blob: str) -> None:
-        self.blob = blob
-        self.batches: list[np.ndarray] = []
+    Attributes:
+        count: items so far.
+    """
+
+    def __init__(self, blob: str, put: Put) -> None:
+        self.blob, self.put = blob, put
+        self.count = 0
 
     def take(self, net: Net) -> None:
-        """Keep the blob's values of the last pass.
+        """Write the blob's values of the last pass under keys ``%010d``.
 
         Raises:
-            BlobError: no such blob, or one that has no items.
+            BlobError: more axes than a Datum has.
         """
-        if self.blob not in net.values:
-            raise BlobError(f"the net has no blob '{self.blob}'; it has {', '.join(net.values)}.")
         values = net.values[self.blob].detach().cpu().numpy()
-        if not 1 <= values.ndim <= 4:
+        if values.ndim > 4:
             raise BlobError(
-                f"blob '{self.blob}' has shape {values.shape}; a Datum takes 1 to 4 axes, the "
+                f"blob '{self.blob}' has shape {values.shape}; a Datum takes up to 4 axes, the "
                 "first counting items."
             )
-        self.batches.append(values.copy())
-
-    def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Keys ``%010d`` and Datums of all items."""
-        items: Iterable[np.ndarray] = itertools.chain.from_iterable(self.batches)
-        for number, item in enumerate(items):
-            yield b"%010d" % number, feature_datum(item)
+        for item in values if values.ndim else values[None]:
+            self.put(b"%010d" % self.count, feature_datum(item))
+            self.count += 1
 
 
 def extract_features(
@@ -67,10 +66,13 @@ def extract_features(
     batches: int,
     backend: str = "lmdb",
     phase: str = "TEST",
+    device: str = "cpu",
 ) -> dict[str, int]:
     """Run a net on its own data and write blobs, one data base each.
 
-    Caffe source: tools/extract_features.cpp.
+    Records are written as batches are computed, so that memory is bounded whatever their number;
+    the data bases appear together when all batches are done. Caffe source:
+    tools/extract_features.cpp.
 
     Args:
         net: prototxt with data layers.
@@ -79,6 +81,7 @@ def extract_features(
         batches: number of forward passes.
         backend: ``lmdb`` or ``leveldb``.
         phase: "TEST" or "TRAIN".
+        device: torch device.
 
     Returns:
         Number of items by blob.
@@ -88,18 +91,25 @@ def extract_features(
     """
     if batches < 1 or not targets:
         raise BridgeError("extract_features: give at least one blob and one batch.")
-    model = Net(net, phase, weights)
+    if len({Path(path).resolve() for path in targets.values()}) < len(targets):
+        raise BridgeError("extract_features: two blobs go to one data base; give one each.")
+    model = Net(net, phase, weights).to(device)
     model.eval()
-    collectors = {blob: _Collector(blob) for blob in targets}
+    known = model.built.graph.blobs()
+    for blob in targets:
+        if blob not in known:
+            raise BlobError(f"the net has no blob '{blob}'; it has {', '.join(known)}.")
     with ExitStack() as stack:
         for layer in model.built.layers:
             source = getattr(layer, "source", None)
             if source is not None:
                 stack.callback(source.close)
+        writers = [
+            _Writer(blob, stack.enter_context(record_writer(path, backend)))
+            for blob, path in targets.items()
+        ]
         for _ in range(batches):
             model.evaluate()
-            for collector in collectors.values():
-                collector.take(model)
-    for blob, path in targets.items():
-        write_records(path, collectors[blob].records(), backend)
-    return {blob: sum(map(len, c.batches)) for blob, c in collectors.items()}
+            for writer in writers:
+                writer.take(model)
+    return {writer.blob: writer.count for writer in writers}

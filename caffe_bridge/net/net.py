@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from caffe_bridge.errors import BlobError
 from caffe_bridge.graph import NetSpec, Shape, load_net
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.net.build import Built, LearnableBlob, build, infer_shapes
 from caffe_bridge.net.weights import copy_weights, load_or_fill, save
 from caffe_bridge.schema import Record, Weights
@@ -27,6 +28,10 @@ class Net(nn.Module):
         weights: optional caffemodel to copy from; fillers run only for blobs that it lacks.
         seed: seed of the fillers; torch's global generator when None.
         inputs: shapes that replace those of Input layers.
+        built: its layers, when they have been made already.
+        data_workers: processes in which each data layer that reads ahead makes its batches; 0 for
+            one thread, None for as many as are usual for its kind of data. The batches are the
+            same.
 
     Raises:
         BridgeError: the net cannot be read, built or filled.
@@ -40,12 +45,16 @@ class Net(nn.Module):
         seed: int | None = None,
         inputs: Mapping[str, Shape] | None = None,
         built: Built | None = None,
+        data_workers: int | None = None,
     ) -> None:
         super().__init__()
         spec = net if isinstance(net, NetSpec) else load_net(net, phase)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.built = built or build(spec, generator, inputs, fill=weights is None)
         self.layers = nn.ModuleList(self.built.layers)
+        for layer in self.built.layers:
+            if isinstance(layer, DataLayer):
+                layer.use_workers(data_workers)
         self.missing: list[str] = []
         if weights is not None and built is None:
             self.missing = load_or_fill(self.built, weights, generator)

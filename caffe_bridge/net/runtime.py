@@ -38,6 +38,7 @@ class Runtime:
         compile: hand forward passes to torch.compile.
         cuda_graph: record forward and backward once and replay them; fixed shapes only.
         deterministic: use only kernels that give the same numbers each time.
+        data_workers: processes that make each data layer's batches; see :class:`Net`.
     """
 
     device: str = "cpu"
@@ -46,6 +47,7 @@ class Runtime:
     compile: bool = False
     cuda_graph: bool = False
     deterministic: bool = False
+    data_workers: int | None = None
 
     def prepare(self) -> None:
         """Check that this machine can do it, and set torch's global switches.
@@ -91,7 +93,7 @@ class RuntimeNet(Net):
     """
 
     def __init__(self, spec: NetSpec, runtime: Runtime, built: Built | None = None) -> None:
-        super().__init__(spec, built=built)
+        super().__init__(spec, built=built, data_workers=runtime.data_workers)
         self.runtime = runtime
         #: Multiplies the loss before the backward pass (fp16 only).
         self.loss_scale = 1.0

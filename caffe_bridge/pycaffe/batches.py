@@ -11,7 +11,7 @@ import numpy as np
 
 from caffe_bridge.errors import BlobError, DataError
 from caffe_bridge.layers.data_layer import MemoryData
-from caffe_bridge.net import Built, copy_weights
+from caffe_bridge.net import Built
 from caffe_bridge.net.weights import stored_arrays
 from caffe_bridge.pycaffe.blob import Blob
 from caffe_bridge.pycaffe.executor import Executor
@@ -68,6 +68,9 @@ class BatchMethods:
             end: str | None = None, **kwargs: Any,
         ) -> OrderedDict[str, np.ndarray]:  # fmt: skip
             """Back-propagate."""
+
+        def load(self, weights: str | os.PathLike[str]) -> list[str]:
+            """Copy weights by layer name."""
 
     def forward_all(
         self, blobs: Sequence[str] | None = None, **kwargs: Any
@@ -153,6 +156,7 @@ class BatchMethods:
 
     def save_hdf5(self, filename: str | os.PathLike[str]) -> None:
         """Write the weights as HDF5, whatever the file's name."""
+        self.executor.push()
         arrays = stored_arrays(self.built, shared=False)
         write_weights(filename, [(name, arrays.get(name, [])) for name in self._layer_names])
 
@@ -162,7 +166,7 @@ class BatchMethods:
         Raises:
             WeightError: blobs do not fit.
         """
-        copy_weights(self.built, filename)
+        self.load(filename)
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
@@ -176,6 +180,31 @@ class BatchMethods:
     @property
     def _blob_names(self) -> list[str]:
         return list(self.blobs)
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    def _top_ids(self, layer: int) -> list[int]:
+        names = list(self.blobs)
+        return [names.index(value.blob) for value in self.built.graph.nodes[layer].outputs]
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        names = list(self.blobs)
+        return [names.index(value.blob) for value in self.built.graph.nodes[layer].inputs]
+
+    def _forward(self, start: int, end: int) -> float:
+        return self.executor.forward(start, end)
+
+    def _backward(self, start: int, end: int) -> None:
+        self.executor.backward(start, end)
+
+    def _set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        self.set_input_arrays(data, labels)
 
     @property
     def _inputs(self) -> list[int]:

@@ -6,59 +6,101 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffe_bridge.pycaffe.memory import GradientMemory, Memory, ParameterMemory
+from caffe_bridge.pycaffe.place import Place
+
 
 class Blob:
     """Values and gradient of one blob.
 
-    ``data`` and ``diff`` are numpy views: editing them in place changes what the net computes. A
-    forward pass gives computed blobs new storage, so take ``data`` again after it.
+    ``data`` and ``diff`` are numpy views: editing them in place changes what the net computes, and
+    an array taken once shows the values of every later pass until the blob's shape changes.
     """
 
-    def __init__(self, data: Tensor, diff: Tensor | None = None) -> None:
-        self._data = data
-        self._diff = diff
+    def __init__(self, data: Tensor) -> None:
+        self.values = Memory(data)
+        self._gradients: Memory | None = None
+
+    @property
+    def gradients(self) -> Memory:
+        """The memory of the gradient, zeros until somebody writes it."""
+        if self._gradients is None:
+            self._gradients = Memory(torch.zeros_like(self.values.value))
+            self._gradients.place = self.values.place
+        return self._gradients
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the gradient was written since the shape last changed."""
+        return self._gradients is not None
 
     @property
     def tensor(self) -> Tensor:
-        """The values as a tensor that shares their memory."""
-        return self._data
+        """The values as a tensor where the net computes."""
+        return self.values.push()
 
     @tensor.setter
     def tensor(self, value: Tensor) -> None:
-        if self._diff is not None and self._diff.shape != value.shape:
-            self._diff = None
-        self._data = value
+        self.put(value)
+
+    def put(self, value: Tensor, borrowed: bool = False) -> None:
+        """Take new values; see :meth:`Memory.assign`."""
+        if self._gradients is not None and self._gradients.value.shape != value.shape:
+            self._gradients = None
+        self.values.assign(value, borrowed)
 
     @property
     def gradient(self) -> Tensor:
-        """The gradient as a tensor, zeros until somebody writes it."""
-        if self._diff is None:
-            self._diff = torch.zeros_like(self._data)
-        return self._diff
+        """The gradient as a tensor where the net computes."""
+        return self.gradients.push()
 
     @gradient.setter
     def gradient(self, value: Tensor) -> None:
-        self._diff = value
+        self.gradients.assign(value)
+
+    def push(self) -> None:
+        """Bring to the device what the host wrote."""
+        self.values.push()
+        if self.has_gradient:
+            self.gradients.push()
+
+    def settle(self) -> None:
+        """Show in the host's arrays what changed on the device."""
+        self.values.settle()
+        if self.has_gradient:
+            self.gradients.settle()
+
+    def changed(self) -> None:
+        """As :meth:`settle`, for changes that torch did not count."""
+        self.values.changed()
+        if self.has_gradient:
+            self.gradients.changed()
+
+    def move(self, place: Place) -> None:
+        """Go to another place."""
+        self.values.move(place)
+        if self.has_gradient:
+            self.gradients.move(place)
 
     @property
     def data(self) -> np.ndarray:
         """Live view of the values."""
-        return self._data.detach().numpy()
+        return self.values.array()
 
     @property
     def diff(self) -> np.ndarray:
         """Live view of the gradient."""
-        return self.gradient.detach().numpy()
+        return self.gradients.array()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of all axes."""
-        return tuple(self._data.shape)
+        return tuple(self.values.value.shape)
 
     @property
     def count(self) -> int:
         """Number of values."""
-        return self._data.numel()
+        return self.values.value.numel()
 
     def _legacy(self, axis: int) -> int:
         return self.shape[axis] if axis < len(self.shape) else 1
@@ -87,9 +129,10 @@ class Blob:
         """Change the shape; values are kept as far as they fit, as Caffe keeps its memory."""
         if tuple(shape) == self.shape:
             return
-        fresh = torch.zeros([int(size) for size in shape])
-        keep = min(fresh.numel(), self._data.numel())
-        fresh.view(-1)[:keep] = self._data.detach().reshape(-1)[:keep]
+        old = self.tensor.detach().reshape(-1)
+        fresh = torch.zeros([int(size) for size in shape], device=old.device)
+        keep = min(fresh.numel(), old.numel())
+        fresh.view(-1)[:keep] = old[:keep]
         self.tensor = fresh
 
 
@@ -97,22 +140,32 @@ class ParamBlob(Blob):
     """A learnable blob: views of a torch parameter and of its accumulated gradient."""
 
     def __init__(self, parameter: torch.nn.Parameter) -> None:
-        super().__init__(parameter)
         self.parameter = parameter
+        self.values = ParameterMemory(parameter)
+        self._gradients = GradientMemory(parameter)
 
     @property
-    def gradient(self) -> Tensor:
-        """The parameter's gradient, created as zeros."""
-        if self.parameter.grad is None:
-            self.parameter.grad = torch.zeros_like(self.parameter)
-        return self.parameter.grad
+    def has_gradient(self) -> bool:
+        """Whether there is a gradient."""
+        return self.parameter.grad is not None
 
-    @gradient.setter
-    def gradient(self, value: Tensor) -> None:
-        self.parameter.grad = value
+    def move(self, place: Place) -> None:
+        """Go to another place."""
+        assert self._gradients is not None
+        super().move(place)
+        self._gradients.place = place
 
     def reshape(self, *shape: int) -> None:
         """Change the shape of the learnable blob in place."""
         if tuple(shape) != self.shape:
-            self.parameter.data = self.parameter.data.new_zeros([int(size) for size in shape])
             self.parameter.grad = None
+            self.values.assign(self.parameter.data.new_zeros([int(size) for size in shape]))
+
+
+def param_blob(parameter: torch.nn.Parameter) -> ParamBlob:
+    """The one blob of a parameter, whatever nets share it."""
+    found: ParamBlob | None = getattr(parameter, "_param_blob", None)
+    if found is None:
+        found = ParamBlob(parameter)
+        parameter._param_blob = found  # type: ignore[attr-defined]
+    return found

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.errors import BridgeError
+from caffe_bridge.errors import BackendError, BridgeError
 from caffe_bridge.files import atomic_write
-from caffe_bridge.graph import NetSpec, load_net
+from caffe_bridge.graph import NetSpec, layer_spec, load_net, read_net
 from caffe_bridge.graph.draw import COLOURS, curve, dot, net_layout, svg
 from caffe_bridge.graph.layout import Layout
 from caffe_bridge.schema import Record, upgrade_net
 from caffe_bridge.schema.protobuf import from_message
 
-_PHASES = {None: "TRAIN", 0: "TRAIN", 1: "TEST"}
+_PHASES = {0: "TRAIN", 1: "TEST"}
 _LARGEST_PIXELS = 30000
 
 
 def _spec(caffe_net: Any, phase: int | None) -> NetSpec:
+    """The net filtered for a phase; without one all layers, as draw_net.py's ALL."""
     if isinstance(caffe_net, NetSpec):
         return caffe_net
-    if isinstance(caffe_net, str | os.PathLike | Record):
-        return load_net(caffe_net, _PHASES[phase])
-    return load_net(upgrade_net(from_message(caffe_net)), _PHASES[phase])
+    if isinstance(caffe_net, str | os.PathLike):
+        record = read_net(caffe_net)
+    else:
+        record = caffe_net if isinstance(caffe_net, Record) else from_message(caffe_net)
+        record = upgrade_net(record.copy())
+    if phase is not None:
+        return load_net(record, _PHASES[phase])
+    if not record.layer:
+        raise BridgeError(f"{record.where()}: has no layers to draw; is it a net prototxt?")
+    made = load_net(Record("NetParameter", name=record.name), "TRAIN")
+    return made.with_layers(tuple(layer_spec(layer) for layer in record.layer))
 
 
 def _picture(drawing: Layout, kind: str) -> bytes:
@@ -66,15 +76,20 @@ def _picture(drawing: Layout, kind: str) -> bytes:
 
 
 def draw_net(
-    caffe_net: Any, rankdir: str = "LR", ext: str = "png", phase: int | None = None
+    caffe_net: Any,
+    rankdir: str = "LR",
+    ext: str = "png",
+    phase: int | None = None,
+    display_lrm: bool = False,
 ) -> bytes:
     """A picture of a net.
 
     Args:
         caffe_net: caffe_pb2.NetParameter, prototxt path, Record or NetSpec.
-        rankdir: LR from left to right, TB downwards.
+        rankdir: LR or RL from left to right or back, TB or BT downwards or upwards.
         ext: svg, dot (or raw), png, jpg or pdf.
-        phase: caffe.TRAIN (default) or caffe.TEST.
+        phase: caffe.TRAIN or caffe.TEST; None draws the layers of both.
+        display_lrm: show lr_mult of layers with weights.
 
     Returns:
         The file's content.
@@ -83,12 +98,17 @@ def draw_net(
         BridgeError: unknown arguments, or the net cannot be read or wired.
     """
     direction, kind = rankdir.upper(), ext.lower().lstrip(".")
-    if direction not in ("LR", "TB"):
-        raise BridgeError(f"rankdir '{rankdir}': use LR (left to right) or TB (top to bottom).")
+    if direction not in ("LR", "RL", "TB", "BT"):
+        raise BridgeError(
+            f"rankdir '{rankdir}': use LR (left to right), RL, TB (top to bottom) or BT."
+        )
     spec = _spec(caffe_net, phase)
+    every = phase is None and not isinstance(caffe_net, NetSpec)
     if kind in ("dot", "raw", "gv"):
-        return dot(spec, direction).encode()
-    drawing = net_layout(spec, direction == "LR")
+        return dot(spec, direction, every, display_lrm).encode()
+    drawing = net_layout(spec, direction in ("LR", "RL"), every, display_lrm)
+    if direction in ("RL", "BT"):
+        drawing.mirror()
     if kind == "svg":
         return svg(drawing, spec.name or "net").encode()
     if kind in ("png", "pdf", "jpg", "jpeg"):
@@ -97,13 +117,41 @@ def draw_net(
 
 
 def draw_net_to_file(
-    caffe_net: Any, filename: str | os.PathLike[str], rankdir: str = "LR", phase: int | None = None
+    caffe_net: Any,
+    filename: str | os.PathLike[str],
+    rankdir: str = "LR",
+    phase: int | None = None,
+    display_lrm: bool = False,
 ) -> None:
     """Write a picture whose kind is the end of the file's name; see :func:`draw_net`.
 
     Raises:
         BridgeError: see :func:`draw_net`.
     """
-    content = draw_net(caffe_net, rankdir, Path(filename).suffix or ".png", phase)
+    content = draw_net(caffe_net, rankdir, Path(filename).suffix or ".png", phase, display_lrm)
     with atomic_write(filename) as stream:
         stream.write(content)
+
+
+def get_pydot_graph(
+    caffe_net: Any,
+    rankdir: str,
+    label_edges: bool = True,
+    phase: int | None = None,
+    display_lrm: bool = False,
+) -> Any:
+    """The net as a graph of pydot, which must be installed; edges have no labels.
+
+    Raises:
+        BackendError: no pydot.
+        BridgeError: see :func:`draw_net`.
+    """
+    try:
+        pydot = importlib.import_module("pydot")
+    except ImportError as error:
+        raise BackendError(
+            "get_pydot_graph needs pydot; run 'pip install pydot', or take the text of "
+            "draw_net(net, rankdir, 'dot')."
+        ) from error
+    text = draw_net(caffe_net, rankdir, "dot", phase, display_lrm).decode()
+    return pydot.graph_from_dot_data(text)[0]

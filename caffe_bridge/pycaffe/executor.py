@@ -1,7 +1,8 @@
 """The layer-by-layer executor: persistent blobs, partial passes, edits by the caller.
 
 Each layer runs on leaves that share memory with its bottom blobs; its own little autograd graph
-gives the gradient of that layer alone, which is then written into the blobs' ``diff``.
+gives the gradient of that layer alone, which is then written into the blobs' ``diff``. Nets compute
+where ``set_mode_gpu`` and ``set_device`` say; blobs and layers move there with a forward pass.
 """
 
 from __future__ import annotations
@@ -9,16 +10,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from caffe_bridge.graph import Shape, Value
+from caffe_bridge.graph import Node, Shape, Value
 from caffe_bridge.net import Built, infer_shapes
-from caffe_bridge.pycaffe.blob import Blob
+from caffe_bridge.pycaffe.blob import Blob, ParamBlob, param_blob
+from caffe_bridge.pycaffe.place import HOST, Place, current_place
 
 #: Multiply-accumulates of a pass below which threads cost more than they save.
 SMALL_PASS = 5_000_000
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a layer's backward needs: leaves of its bottoms, its tops, which of them are its own."""
+
+    leaves: list[Tensor]
+    tops: list[Tensor]
+    own: list[bool]
 
 
 class Executor:
@@ -27,17 +39,21 @@ class Executor:
     Attributes:
         blobs: every blob by name, in order of first appearance.
         hooks: functions by name ("before_forward", ...), called with the index of each layer.
+        place: where the last pass ran.
     """
 
     def __init__(self, built: Built) -> None:
         self.built = built
+        self.place = HOST
         self.hooks: dict[str, list[Callable[[int], None]]] = defaultdict(list)
         self.blobs: dict[str, Blob] = {}
         for value in built.graph.values:
             if value.blob not in self.blobs:
                 self.blobs[value.blob] = Blob(torch.zeros(built.shapes[value.index]))
         self._loss = built.loss_weights()
-        self._records: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._records: dict[int, _Record] = {}
+        last = {value.blob: value.index for value in built.graph.values}
+        self._last = [last[value.blob] == value.index for value in built.graph.values]
         self.layer_needs, self.bottom_needs = self._needs()
         self._small = self._macs() < SMALL_PASS
         self._fitting = [[built.shapes[v.index] for v in node.inputs] for node in built.graph.nodes]
@@ -77,11 +93,44 @@ class Executor:
         finally:
             torch.set_num_threads(before)
 
-    def _restore_loss_diffs(self) -> None:
+    def _restore_loss_diffs(self, only_lost: bool = False) -> None:
         for value in self.built.graph.values:
             if value.index in self._loss:
                 blob = self.blobs[value.blob]
-                blob.gradient = torch.full(blob.shape, self._loss[value.index])
+                if not (only_lost and blob.has_gradient):
+                    weight = self._loss[value.index]
+                    blob.gradient = torch.full(blob.shape, weight, device=self.place.device)
+
+    def param_blobs(self) -> list[ParamBlob]:
+        """The learnable blobs of all layers, each once."""
+        return [param_blob(p) for p in _unique(p for la in self.built.layers for p in la.blobs)]
+
+    def move(self, place: Place) -> None:
+        """Bring blobs and layers to a place; other nets' shared learnable blobs come along."""
+        for learnable in self.param_blobs():
+            learnable.move(place)
+        if place is self.place:
+            return
+        for blob in self.blobs.values():
+            blob.move(place)
+        for layer in self.built.layers:
+            layer.to(place.device)
+            for name in layer.carried:
+                setattr(layer, name, _moved(getattr(layer, name), place.device))
+        self._records.clear()
+        self.place = place
+
+    def push(self) -> None:
+        """Bring to the device what the host wrote since the last pass."""
+        if self.place.separate:
+            for blob in (*self.blobs.values(), *self.param_blobs()):
+                blob.push()
+
+    def settle(self) -> None:
+        """Show in the host's arrays what a training step changed on the device."""
+        if self.place.separate:
+            for blob in self.param_blobs():
+                blob.settle()
 
     def _needs(self) -> tuple[list[bool], list[list[bool]]]:
         """Which layers and bottoms take part in backward (Net::Init's three passes)."""
@@ -123,7 +172,11 @@ class Executor:
             if layer.is_input
             for value in node.outputs
         }
+        self.push()
         shapes = infer_shapes(self.built.graph, self.built.layers, entries)
+        if self.place.separate:
+            for learnable in self.param_blobs():
+                learnable.changed()
         for node in self.built.graph.nodes:
             self._check_blobs(node.index, [shapes[value.index] for value in node.inputs])
         for value in self.built.graph.values:
@@ -133,6 +186,8 @@ class Executor:
 
     def forward(self, start: int, end: int) -> float:
         """Run layers ``start`` to ``end`` (inclusive); returns the weighted loss of their tops."""
+        self.move(current_place())
+        self.push()
         with self._threads():
             return self._forward(start, end)
 
@@ -144,41 +199,59 @@ class Executor:
             if layer.has_source or not layer.is_input:
                 loss += self._forward_layer(index)
             self._call("after_forward", index)
-        self._refill_lost_loss_diffs()
+        self._restore_loss_diffs(only_lost=True)
         return loss
 
     def _call(self, hook: str, index: int) -> None:
         for callback in self.hooks[hook]:
             callback(index)
+            self.push()
+
+    def _leaf(self, value: Value, wanted: bool) -> Tensor:
+        """A layer's own view of a bottom; a copy where a later in-place layer writes over it."""
+        values = self.blobs[value.blob].values
+        leaf = values.value.detach()
+        if values.live and not self._last[value.index] and not self.place.separate:
+            leaf = leaf.clone()
+        return leaf.requires_grad_(wanted)
 
     def _forward_layer(self, index: int) -> float:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]
         self._check_blobs(index, [self.blobs[value.blob].shape for value in node.inputs])
         loss = 0.0
-        leaves = []
-        for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True):
-            leaf = self.blobs[value.blob].tensor.detach()
-            leaves.append(leaf.requires_grad_(wanted and self.layer_needs[index]))
-        with torch.set_grad_enabled(self.layer_needs[index]):
+        needed = self.layer_needs[index]
+        leaves = [
+            self._leaf(value, wanted and needed)
+            for value, wanted in zip(node.inputs, self.bottom_needs[index], strict=True)
+        ]
+        with torch.set_grad_enabled(needed):
             tops = layer.run(leaves)
-        if self.layer_needs[index]:
-            self._records[index] = (leaves, tops)
-        for value, top in zip(node.outputs, tops, strict=True):
+        own = self._own(node, leaves, tops)
+        if needed:
+            self._records[index] = _Record(leaves, tops, own)
+        for value, top, mine in zip(node.outputs, tops, own, strict=True):
             stored = top.detach().contiguous()
-            self.blobs[value.blob].tensor = stored
+            self.blobs[value.blob].put(stored, borrowed=not mine)
             if value.index in self._loss:
                 loss += float(stored.sum()) * self._loss[value.index]
+        if self.place.separate:
+            for parameter in layer.blobs:
+                param_blob(parameter).changed()
         return loss
 
-    def _refill_lost_loss_diffs(self) -> None:
-        for value in self.built.graph.values:
-            blob = self.blobs[value.blob]
-            if value.index in self._loss and blob._diff is None:
-                blob.gradient = torch.full(blob.shape, self._loss[value.index])
+    def _own(self, node: Node, leaves: list[Tensor], tops: list[Tensor]) -> list[bool]:
+        """Which tops have memory that no other blob, learnable blob or data source has."""
+        written = {value.blob for value in node.outputs}
+        foreign = {_memory(blob) for blob in self.built.layers[node.index].blobs}
+        for value, leaf in zip(node.inputs, leaves, strict=True):
+            if value.blob not in written or self.blobs[value.blob].values.borrowed:
+                foreign.add(_memory(leaf))
+        return [bool(node.inputs) and _memory(top) not in foreign for top in tops]
 
     def backward(self, start: int, end: int) -> None:
         """Back-propagate layers ``start`` down to ``end`` (inclusive) from their tops' diffs."""
         written: set[int] = set()
+        self.push()
         with self._threads():
             for index in range(start, end - 1, -1):
                 self._call("before_backward", index)
@@ -188,12 +261,13 @@ class Executor:
 
     def _backward_layer(self, index: int, written: set[int]) -> None:
         node, layer = self.built.graph.nodes[index], self.built.layers[index]
-        leaves, tops = self._records[index]
-        pairs = [
-            (top, self.blobs[value.blob].gradient)
-            for value, top in zip(node.outputs, tops, strict=True)
-            if top.requires_grad
-        ]
+        record = self._records[index]
+        leaves = record.leaves
+        pairs = []
+        for value, top, mine in zip(node.outputs, record.tops, record.own, strict=True):
+            if top.requires_grad:
+                self._show_edits(value, top, mine)
+                pairs.append((top, self.blobs[value.blob].gradients.value))
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         params = _unique(blob for blob in layer.blobs if blob.requires_grad)
         if not (inputs or params):
@@ -215,11 +289,24 @@ class Executor:
         for param, grad in zip(params, grads[len(inputs) :], strict=True):
             if grad is not None:
                 param.grad = grad.clone() if param.grad is None else param.grad.add_(grad)
+        if self.place.separate:
+            for parameter in layer.blobs:
+                param_blob(parameter).changed()
+
+    def _show_edits(self, value: Value, top: Tensor, own: bool) -> None:
+        """Let the layer's gradient see a top that the host edited, as Caffe's layers do."""
+        values = self.blobs[value.blob].values
+        held = values.value
+        if not (values.viewed and own and self._last[value.index] and top.is_contiguous()):
+            return
+        if held.data_ptr() != top.data_ptr() and held.shape == top.shape:
+            top.data.copy_(held)
 
     def _write(self, value: Value, grad: Tensor, written: set[int]) -> None:
         blob = self.blobs[value.blob]
         if value.index in written:
-            blob.gradient.add_(grad.detach())
+            blob.gradients.value.add_(grad.detach())
+            blob.gradients.settle()
         else:
             written.add(value.index)
             # A loss that another layer reads has a gradient from both.
@@ -228,3 +315,16 @@ class Executor:
 
 def _unique(items: Iterable[torch.nn.Parameter]) -> Sequence[torch.nn.Parameter]:
     return list({id(item): item for item in items}.values())
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _moved(value: object, device: torch.device) -> object:
+    """A layer's carried state on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device) for item in value)
+    return value

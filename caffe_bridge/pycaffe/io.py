@@ -15,7 +15,8 @@ from caffe_bridge.schema import stored_blob
 from caffe_bridge.schema.protobuf import from_message
 
 __all__ = [
-    "Transformer", "array_to_blobproto", "array_to_datum", "arraylist_to_blobprotovector_str",
+    "Transformer", "array_to_blobproto", "array_to_datum", "arraylist_to_blobprotovecor_str",
+    "arraylist_to_blobprotovector_str",
     "blobproto_to_array", "blobprotovector_str_to_arraylist", "datum_to_array", "load_image",
     "oversample", "resize_image",
 ]  # fmt: skip
@@ -45,6 +46,10 @@ def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
     vector = caffe_pb2.BlobProtoVector()
     vector.blobs.extend(array_to_blobproto(array) for array in arraylist)
     return bytes(vector.SerializeToString())
+
+
+#: The name as most versions of pycaffe spell it.
+arraylist_to_blobprotovecor_str = arraylist_to_blobprotovector_str
 
 
 def blobprotovector_str_to_arraylist(text: bytes) -> list[np.ndarray]:
@@ -186,8 +191,10 @@ class Transformer:
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
         """What is subtracted: one number for each channel, or a mean image (K, H, W).
 
+        A mean image of another height or width is resized, as newer versions of pycaffe do.
+
         Raises:
-            ShapeError: it does not fit the input.
+            ShapeError: its channels do not fit the input.
         """
         self._check(in_)
         values = np.asarray(mean, np.float32)
@@ -203,11 +210,12 @@ class Transformer:
                 values = values[None]
             if values.ndim == 4 and values.shape[0] == 1:
                 values = values[0]
-            if values.shape != shape[1:]:
+            if values.ndim != 3 or values.shape[0] != shape[1]:
                 raise ShapeError(
                     f"set_mean('{in_}'): a mean image of shape {values.shape}, the input wants "
-                    f"{shape[1:]}; resize it, or give mean.mean(1).mean(1)."
+                    f"{shape[1:]}; give one with its channels, or mean.mean(1).mean(1)."
                 )
+            values = resize_image(values.transpose(1, 2, 0), shape[2:]).transpose(2, 0, 1)
         self.mean[in_] = values
 
     def set_input_scale(self, in_: str, scale: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ import torch
 from caffe_bridge.errors import BackendError
 from caffe_bridge.layers.registry import LAYERS
 from caffe_bridge.log import glog_line, stream_sink
+from caffe_bridge.pycaffe.place import (
+    choose_cpu,
+    choose_device,
+    choose_gpu,
+    current_place,
+)
 
 _MESSAGE = (
     "this interface trains in one process; for several GPUs wrap caffe_bridge.net.Net, a torch "
@@ -17,24 +24,26 @@ _MESSAGE = (
 
 
 def set_mode_cpu() -> None:
-    """Compute on the CPU, as this interface always does."""
+    """Compute on the CPU from the next pass on."""
+    choose_cpu()
 
 
 def set_mode_gpu() -> None:
-    """Accepted so that scripts run unchanged; persistent blobs stay in the CPU's memory.
+    """Compute on the CUDA device that :func:`set_device` chose, from the next pass on.
 
-    For a GPU train with ``caffe-bridge train --device cuda``, or run converted models.
+    Nets, solvers and their blobs move with their next pass. Where torch has no CUDA device there is
+    one RuntimeWarning and nets run on the CPU; a Caffe built without GPU stops instead.
     """
+    choose_gpu()
 
 
 def set_device(device: int) -> None:
-    """Accepted like :func:`set_mode_gpu`.
+    """Choose the GPU for :func:`set_mode_gpu`, by its number.
 
     Raises:
-        BackendError: a negative number.
+        BackendError: a negative number, or one beyond the devices of this machine.
     """
-    if int(device) < 0:
-        raise BackendError(f"set_device({device}): devices are numbered from 0.")
+    choose_device(int(device))
 
 
 def set_random_seed(seed: int) -> None:
@@ -110,6 +119,37 @@ class NCCL:
             BackendError: always.
         """
         raise BackendError(f"NCCL.new_uid: {_MESSAGE}.")
+
+
+class Timer:
+    """A stopwatch: ``start()``, ``stop()``, then ``ms``."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._seconds = 0.0
+
+    def start(self) -> None:
+        """Begin to measure; kernels on the GPU that were asked for before are waited for."""
+        self._wait()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the measurement."""
+        self._wait()
+        if self._started is not None:
+            self._seconds, self._started = time.perf_counter() - self._started, None
+
+    @staticmethod
+    def _wait() -> None:
+        device = current_place().device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of the last measurement; stops one that runs."""
+        self.stop()
+        return self._seconds * 1000
 
 
 def init_log(*_arguments: Any) -> None:

@@ -13,9 +13,10 @@ import torch
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
 from caffe_bridge.pycaffe.batches import BatchMethods
-from caffe_bridge.pycaffe.blob import Blob, ParamBlob
+from caffe_bridge.pycaffe.blob import Blob, ParamBlob, param_blob
 from caffe_bridge.pycaffe.executor import Executor
 from caffe_bridge.schema import Record
 
@@ -26,14 +27,13 @@ _PHASES = {TRAIN: "TRAIN", TEST: "TEST"}
 class LayerView:
     """What pycaffe shows of a layer: its ``type`` and learnable ``blobs``."""
 
-    def __init__(self, layer: Layer, views: dict[int, ParamBlob]) -> None:
+    def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._views = views
 
     @property
     def blobs(self) -> list[ParamBlob]:
         """Learnable blobs; the same object for the same (shared) blob."""
-        return [self._views.setdefault(id(b), ParamBlob(b)) for b in self._layer.blobs]
+        return [param_blob(b) for b in self._layer.blobs]
 
     @property
     def type(self) -> str:
@@ -44,11 +44,12 @@ class LayerView:
 class Net(BatchMethods):
     """A net with persistent blobs.
 
-    Forms: ``Net(prototxt, phase)``, ``Net(prototxt, weights, phase)`` and
-    ``Net(prototxt, phase, level=0, stages=[...], weights=...)``.
+    Forms: ``Net(prototxt, phase, level=0, stages=[...], weights=...)`` and the older
+    ``Net(prototxt, weights, phase)``, each by position or by name. Beyond pycaffe: ``seed`` of the
+    fillers, and ``data_workers`` as in :class:`caffe_bridge.net.Net`.
 
     Raises:
-        BridgeError: the files cannot be read or do not fit.
+        BridgeError: the files cannot be read or do not fit, or the arguments are of no form.
     """
 
     def __init__(
@@ -60,24 +61,29 @@ class Net(BatchMethods):
         stages: Sequence[str] | None = None,
         weights: str | os.PathLike[str] | None = None,
         seed: int | None = None,
+        data_workers: int | None = None,
     ) -> None:
-        for value in args:
-            if isinstance(value, int):
-                phase = value
-            else:
-                weights = value
+        old = bool(args) and isinstance(args[0], str | os.PathLike)
+        names = ("weights", "phase") if old else ("phase", "level", "stages", "weights")
+        if len(args) > len(names):
+            raise BridgeError(f"Net takes {', '.join(names)} after the prototxt; found {args!r}.")
+        given = dict(zip(names, args))
+        phase, level = given.get("phase", phase), given.get("level", level)
+        stages, weights = given.get("stages", stages), given.get("weights", weights)
         if isinstance(network_file, NetSpec):
             spec = network_file
         else:
             if phase not in _PHASES:
                 raise BridgeError("Net needs a phase: pass caffe.TRAIN or caffe.TEST.")
-            spec = load_net(network_file, _PHASES[phase], level, tuple(stages or ()))
+            spec = load_net(network_file, _PHASES[phase], int(level), tuple(stages or ()))
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.built = build(spec, generator)
+        for layer in self.built.layers:
+            if isinstance(layer, DataLayer):
+                layer.use_workers(data_workers)
         self.executor = Executor(self.built)
         self.blobs: OrderedDict[str, Blob] = OrderedDict(self.executor.blobs)
-        views: dict[int, ParamBlob] = {}
-        self.layers = [LayerView(layer, views) for layer in self.built.layers]
+        self.layers = [LayerView(layer) for layer in self.built.layers]
         self._layer_names = [layer.name for layer in self.built.layers]
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers))
         if weights is not None:
@@ -200,13 +206,17 @@ class Net(BatchMethods):
 
     def load(self, weights: str | os.PathLike[str]) -> list[str]:
         """Copy weights by layer name; returns the layers that found none."""
-        return copy_weights(self.built, weights)
+        missing = copy_weights(self.built, weights)
+        for blob in self.executor.param_blobs():
+            blob.changed()
+        return missing
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all learnable blobs to zero."""
         for blob in self.built.learnable:
             if blob.value.grad is not None:
                 blob.value.grad.zero_()
+                param_blob(blob.value).settle()
 
     def reshape(self) -> None:
         """Propagate the shapes of the input blobs."""
@@ -218,10 +228,11 @@ class Net(BatchMethods):
         Raises:
             WeightError: blobs do not fit.
         """
-        copy_weights(self.built, path)
+        self.load(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights."""
+        self.executor.push()
         save(self.built, path)
 
     def share_with(self, other: Net) -> None:

@@ -27,6 +27,11 @@ def _parameter_fields() -> dict[str, str]:
 _FIELDS = _parameter_fields()
 
 
+def param_name_dict() -> dict[str, str]:
+    """Layer type -> name of its parameter message without ``_param``: ``inner_product``."""
+    return {kind: field.removesuffix("_param") for kind, field in _FIELDS.items()}
+
+
 def assign_proto(message: Any, name: str, value: Any) -> None:
     """Set a field from plain Python: dicts fill messages, lists repeated fields.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from torch import Tensor
+
 from caffe_bridge.pycaffe.net import Net
+from caffe_bridge.pycaffe.place import current_place
 from caffe_bridge.schema import Record
 from caffe_bridge.solver import Solver, read_solver
 from caffe_bridge.solver.lr_policy import current_step, learning_rate
@@ -22,6 +25,23 @@ class PySolver:
         self.engine = Solver(self._read(solver_file), make_net=Net)
         self.net: Net = self.engine.net  # type: ignore[assignment]
         self.test_nets: list[Net] = self.engine.test_nets  # type: ignore[assignment]
+        self.engine.on_start.append(lambda _engine: self.net.executor.settle())
+        self.engine.gates.append(self._push)
+        self.engine.callbacks.append(lambda _engine: self.net.executor.settle())
+
+    def _push(self, _engine: Solver, _gradients: list[Tensor]) -> bool:
+        """Before an update: what the host wrote into weights and gradients counts."""
+        self.net.executor.push()
+        return True
+
+    def _move(self) -> None:
+        """Bring nets and history to where the next pass runs."""
+        place = current_place()
+        for net in (self.net, *self.test_nets):
+            net.executor.move(place)
+        self.engine.history = [
+            [values.to(place.device) for values in block] for block in self.engine.history
+        ]
 
     def _read(self, solver_file: str | os.PathLike[str]) -> Record:
         return read_solver(solver_file)
@@ -33,12 +53,14 @@ class PySolver:
 
     def step(self, iterations: int) -> None:
         """Train for a number of iterations."""
+        self._move()
         self.engine.step(iterations)
 
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train to the end, after resuming when a solverstate is given."""
         if resume_file is not None:
             self.restore(resume_file)
+        self._move()
         self.engine.solve()
 
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -47,6 +69,7 @@ class PySolver:
 
     def snapshot(self) -> None:
         """Write caffemodel and solverstate."""
+        self.net.executor.push()
         self.engine.snapshot()
 
     @property
@@ -63,7 +86,9 @@ class PySolver:
 
     def apply_update(self) -> None:
         """Update the weights from the gradients that stand in the net."""
+        self._move()
         self.engine.apply_update()
+        self.net.executor.settle()
 
     def share_weights(self, net: Net) -> None:
         """Let another net use the train net's learnable blobs."""

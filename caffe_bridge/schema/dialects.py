@@ -62,6 +62,9 @@ LAYER_FIELDS: dict[str, dict[int, str]] = {
     "GroupNorm": {210: "group_norm_param"},
     "Lstm": {210: "lstm_param"},
     "CenterLoss": {211: "center_loss_param"},
+    "MarginInnerProduct": {147: "margin_inner_product_param"},
+    "CtcLoss": {200: "ctc_loss_param"},
+    "LabelsequenceAccuracy": {203: "labelsequence_accuracy_param"},
     "ContinuationIndicator": {200: "continuation_indicator_param"},
     # Force regularization.
     "Sparsify": {147: "sparsify_param"},

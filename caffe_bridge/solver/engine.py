@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from caffe_bridge.errors import SchemaError, SolverError
 from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
-from caffe_bridge.net import Built, LearnableBlob, Net, share_weights
+from caffe_bridge.net import Net, share_weights
 from caffe_bridge.schema import Record
 from caffe_bridge.solver.collapse import CollapseGuard
 from caffe_bridge.solver.debug_info import debug_lines
@@ -43,34 +42,10 @@ from caffe_bridge.solver.snapshot import (
     weights_beside,
     write_state,
 )
+from caffe_bridge.solver.solvable import SolvableNet
 from caffe_bridge.solver.terms import gradient_terms
 from caffe_bridge.solver.terms.decay import check_regularization
 from caffe_bridge.solver.updates import update_rule
-
-
-class SolvableNet(Protocol):
-    """What the loop needs of a net; both executors provide it."""
-
-    built: Built
-
-    @property
-    def learnable(self) -> list[LearnableBlob]:
-        """Learnable blobs with multipliers."""
-
-    def forward_backward(self) -> float:
-        """One pass; adds to the gradients and returns the loss."""
-
-    def evaluate(self) -> float:
-        """A forward pass without gradients; returns the loss."""
-
-    def fetch(self, blob: str) -> Tensor:
-        """A blob's values after the last pass."""
-
-    def save(self, path: str | os.PathLike[str]) -> object:
-        """Write the weights."""
-
-    def load(self, weights: str | os.PathLike[str]) -> list[str]:
-        """Copy weights by layer name."""
 
 
 class Solver:

@@ -17,7 +17,8 @@ from caffe_bridge.errors import SolverError
 from caffe_bridge.net import RuntimeNet
 
 if TYPE_CHECKING:
-    from caffe_bridge.solver.engine import SolvableNet, Solver
+    from caffe_bridge.solver.engine import Solver
+    from caffe_bridge.solver.solvable import SolvableNet
 
 
 def check_loss(solver: Solver) -> None:

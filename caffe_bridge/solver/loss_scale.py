@@ -58,3 +58,11 @@ class LossScale:
         solver.say(f"Iteration {solver.iteration}, gradients overflow: no update, loss scale "
                    f"{self.net.loss_scale:g}")  # fmt: skip
         return False
+
+    def state(self) -> list[float]:
+        """Scale and updates since it changed, for the side file of a snapshot."""
+        return [self.net.loss_scale, float(self.good)]
+
+    def set_state(self, state: list[float]) -> None:
+        """Go on from a :meth:`state`."""
+        self.net.loss_scale, self.good = float(state[0]), int(state[1])

@@ -166,12 +166,14 @@ def _text(value: float | None) -> str:
     return str(int(value)) if value.is_integer() else f"{value:g}"
 
 
-def write_tables(log: TrainingLog, folder: str | os.PathLike[str], name: str) -> list[Path]:
+def write_tables(
+    log: TrainingLog, folder: str | os.PathLike[str], name: str, delimiter: str = ","
+) -> list[Path]:
     """Write ``name.train`` and ``name.test`` into a folder, as Caffe's parse_log does."""
     made = []
     for rows, ending in ((log.train, "train"), (log.test, "test")):
         target = Path(folder) / f"{name}.{ending}"
         with atomic_write(target) as stream:
-            stream.write(table_text(rows).encode())
+            stream.write(table_text(rows, delimiter).encode())
         made.append(target)
     return made

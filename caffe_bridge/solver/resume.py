@@ -27,6 +27,7 @@ from torch import Tensor
 from caffe_bridge.errors import BridgeError, SolverError
 from caffe_bridge.layers.base import Layer
 from caffe_bridge.layers.data_layer import DataLayer
+from caffe_bridge.solver.loss_scale import LossScale
 
 if TYPE_CHECKING:
     from caffe_bridge.net import Built
@@ -130,6 +131,7 @@ def rank_state(solver: Solver) -> dict[str, Any]:
         "generators": _generators(),
         "recent": list(solver.recent),
         "loss": solver.loss,
+        "gates": [gate.state() for gate in solver.gates if isinstance(gate, LossScale)],
     }
 
 
@@ -143,6 +145,10 @@ def set_rank_state(solver: Solver, states: list[dict[str, Any]]) -> bool:
     solver.recent.clear()
     solver.recent.extend(float(loss) for loss in state["recent"])
     solver.loss, solver.resumed = float(state["loss"]), True
+    scales = [gate for gate in solver.gates if isinstance(gate, LossScale)]
+    # Older side files know of no gates; a run may go on in another precision.
+    for gate, entry in zip(scales, state.get("gates", ()), strict=False):
+        gate.set_state(entry)
     if known:
         _set_generators(state["generators"])
     return known

@@ -143,22 +143,48 @@ def test_whole_pictures_are_no_sampling(path: Path) -> None:
 @pytest.mark.parametrize(
     ("transform", "more", "message"),
     [
-        ("crop_size: 3", "", "crop_size is not supported with boxes"),
-        ("expand_param { prob: 0.5 }", "", r"transform_param\.expand_param is a fork's"),
-        ("resize_param { prob: 0.5 height: 2 width: 2 }", "", "use WARP with prob 1"),
-        ("resize_param { resize_mode: FIT_SMALL_SIZE height: 2 width: 2 }", "", "use WARP"),
+        ("crop_size: 7", "", "a crop of 7 x 7 is larger than the picture of 6 x 8"),
+        ("crop_h: 3", "", "only one of crop_h and crop_w"),
+        ("noise_param { hist_eq: true }", "", r"transform_param\.noise_param is a fork's"),
+        (
+            "resize_param { prob: 0.5 height: 2 width: 2 } resize_param { height: 2 width: 3 }",
+            "",
+            "unequal prob",
+        ),
+        (
+            "resize_param { resize_mode: FIT_SMALL_SIZE height: 2 width: 2 }",
+            "",
+            "batch_size is 2, make it 1",
+        ),
         ("resize_param { height: 2 }", "", "gives no height or width"),
+        ("distort_param { contrast_lower: 2 contrast_upper: 1 }", "", "are no range from 0 on"),
+        ("distort_param { hue_delta: -2 }", "", "hue_delta is negative"),
+        (
+            "force_gray: true distort_param { hue_prob: 1 hue_delta: 3 }",
+            "",
+            "do not have three channels; use force_color",
+        ),
         (
             "",
-            "annotated_data_param { batch_sampler { sampler { min_scale: 0.3 } } }",
-            "batch_sampler draws random crops",
+            "annotated_data_param { batch_sampler { sampler { min_scale: 0.3 max_scale: 0.2 } } }",
+            r"batch_sampler 0 has scales from 0\.3 to 0\.2",
+        ),
+        (
+            "",
+            "annotated_data_param { batch_sampler { sampler { min_aspect_ratio: 0 } } }",
+            "aspect ratios from 0 to 1",
+        ),
+        (
+            "",
+            "annotated_data_param { batch_sampler { sampler { min_scale: 0.01 max_scale: .1 } } }",
+            "a random crop of the picture of 8 x 6 has no pixel",
         ),
         ("", "annotated_data_param { anno_type: LANE }", "annotations of type LANE"),
     ],
 )
 def test_errors(path: Path, transform: str, more: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        AnnotatedSource(layer(path, transform, more), "TRAIN")
+        AnnotatedSource(layer(path, transform, more), "TRAIN").next(2)
 
 
 def test_other_records(tmp_path: Path) -> None:

@@ -74,6 +74,12 @@ def test_encoded_again_when_something_changes(folder: Path) -> None:
         assert decode_datum(value, "")[0].shape == (3, 3, 2)
 
 
+def test_an_encode_type_alone_means_encoded(folder: Path) -> None:
+    one = made(folder, encode_type="png")
+    (folder / "db").rename(folder / "first")
+    assert one == made(folder, encoded=True, encode_type="png")
+
+
 def test_shuffle_is_seeded_and_complete(folder: Path) -> None:
     one = made(folder, shuffle=True, seed=1)
     (folder / "db").rename(folder / "first")

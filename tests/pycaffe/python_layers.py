@@ -97,3 +97,43 @@ class Digits(caffe.Layer):
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         pass
+
+
+class Counter(caffe.Layer):
+    """Counts its calls in learnable blobs: reshape, forward, backward; y = x w."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        self.blobs.add_blob(3)
+        self.blobs.add_blob(1)
+        self.kept = self.blobs[1].data
+        self.blobs[1].data[0] = 2
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        self.blobs[0].data[0] += 1
+        top[0].reshape(*bottom[0].data.shape)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        self.blobs[0].data[1] += 1
+        top[0].data[...] = bottom[0].data * self.kept
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        self.blobs[0].data[2] += 1
+        self.blobs[0].diff[...] = [4, 5, 6]
+        self.blobs[1].diff[0] += (top[0].diff * bottom[0].data).sum()
+        bottom[0].diff[...] = top[0].diff * self.blobs[1].data
+
+
+class Growing(caffe.Layer):
+    """Makes a learnable blob in its second forward."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        self.blobs.add_blob(1)
+        self.calls = 0
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(1)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            self.blobs.add_blob(1)

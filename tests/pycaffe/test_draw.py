@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import caffe_bridge.pycaffe as caffe
-from caffe_bridge.errors import BridgeError, SchemaError
+from caffe_bridge.errors import BackendError, BridgeError, SchemaError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.graph.draw import describe, net_layout
-from caffe_bridge.pycaffe.draw import draw_net, draw_net_to_file
+from caffe_bridge.pycaffe.draw import draw_net, draw_net_to_file, get_pydot_graph
 from tests.pycaffe.nets import DEPLOY, TRAIN, write
 from tests.shared import SHARED, needs_shared
 
@@ -77,6 +80,63 @@ def test_net_parameter_and_phase() -> None:
     proto = n.to_proto()
     assert b"drop" in draw_net(proto, ext="svg", phase=caffe.TRAIN)
     assert b"drop" not in draw_net(proto, ext="svg", phase=caffe.TEST)
+
+
+PHASES = """name: "phases"
+layer { name: "train" type: "DummyData" top: "x" include { phase: TRAIN }
+  dummy_data_param { shape { dim: 1 dim: 2 } } }
+layer { name: "test" type: "DummyData" top: "x" include { phase: TEST }
+  dummy_data_param { shape { dim: 1 dim: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" param { lr_mult: 0.5 }
+  inner_product_param { num_output: 2 } }
+layer { name: "frozen" type: "InnerProduct" bottom: "ip" top: "y" param { lr_mult: 0 }
+  param { lr_mult: 0 } inner_product_param { num_output: 2 } }
+layer { name: "seen" type: "Sigmoid" bottom: "y" top: "z" include { phase: TEST } }
+"""
+
+
+def test_all_phases_in_one_drawing() -> None:
+    path = write("n.prototxt", PHASES)
+    everything = draw_net(path, ext="svg").decode()
+    assert all(f">{n}<" in everything for n in ("train", "test", "ip", "frozen", "seen"))
+    assert everything.count("marker-end") == 4
+    for phase, shown, hidden in ((caffe.TRAIN, "train", "seen"), (caffe.TEST, "seen", "train")):
+        text = draw_net(path, ext="svg", phase=phase).decode()
+        assert f">{shown}<" in text and f">{hidden}<" not in text
+    assert draw_net(path, ext="dot").decode().count('-> "blob x";') == 2
+    with pytest.raises(BridgeError, match="no layers to draw"):
+        draw_net(write("s.prototxt", 'net: "n.prototxt"'), ext="svg")
+
+
+@pytest.mark.parametrize("kind", ["svg", "dot"])
+def test_learning_rates_are_shown_where_not_zero(kind: str) -> None:
+    path = write("n.prototxt", PHASES)
+    assert "lr_mult" not in draw_net(path, ext=kind).decode()
+    text = draw_net(path, ext=kind, display_lrm=True).decode()
+    assert text.count("lr_mult") == text.count("lr_mult 0.5, 1") == 1
+
+
+@pytest.mark.parametrize(("forth", "back", "axis"), [("LR", "RL", "x"), ("TB", "BT", "y")])
+def test_directions(forth: str, back: str, axis: str) -> None:
+    path = write("n.prototxt", DEPLOY)
+    place = re.compile(r'<text x="(?P<x>[0-9.]+)" y="(?P<y>[0-9.]+)"[^>]*>(data|ip|prob)<')
+    for direction, order in ((forth, [0, 1, 2]), (back, [2, 1, 0])):
+        text = draw_net(path, direction, "svg").decode()
+        found = [float(match[axis]) for match in place.finditer(text)]
+        assert sorted(range(3), key=found.__getitem__) == order
+        for start, end in re.findall(r'<path d="M([0-9.,]+) C[^"]* ([0-9.,]+)" fill', text):
+            ends = [float(point.split(",")[axis == "y"]) for point in (start, end)]
+            assert (ends[0] < ends[1]) == (direction == forth)
+
+
+def test_pydot_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("n.prototxt", DEPLOY)
+    monkeypatch.setitem(sys.modules, "pydot", None)
+    with pytest.raises(BackendError, match="pip install pydot"):
+        get_pydot_graph(path, "LR")
+    stand_in = SimpleNamespace(graph_from_dot_data=lambda text: (text,))
+    monkeypatch.setitem(sys.modules, "pydot", stand_in)
+    assert get_pydot_graph(path, "BT") == draw_net(path, "BT", "dot").decode()
 
 
 def test_refusals() -> None:

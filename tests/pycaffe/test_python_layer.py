@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 import caffe_bridge.pycaffe as caffe
-from caffe_bridge.errors import GraphError
+from caffe_bridge.errors import GraphError, ShapeError
+from caffe_bridge.net import Net as WholeNet
+from caffe_bridge.pycaffe.place import Place, register_place
 from tests.pycaffe.nets import write
 
 MODULE = "tests.pycaffe.python_layers"
@@ -75,6 +78,53 @@ def test_parameters() -> None:
     again = caffe.Net(path, caffe.TEST, weights="w.caffemodel")
     assert again.params["layer"][0].data[0] == 1
     np.testing.assert_array_equal(again.forward()["layer"], np.ones(10))
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_what_the_class_writes_into_its_blobs_stays(device: bool) -> None:
+    if device:
+        register_place(0, Place(torch.device("cpu"), separate=True))
+        caffe.set_mode_gpu()
+    path = write("p.prototxt", DATA + layer("c", "Counter", "data"))
+    net = caffe.Net(path, caffe.TRAIN)
+    net.blobs["data"].data[...] = 1
+    calls, weight = net.params["c"]
+    held = calls.data
+    assert calls.data.tolist() == [1, 0, 0]
+    for number in (1, 2):
+        np.testing.assert_array_equal(net.forward()["c"], np.full((10, 9, 8), 2))
+        net.blobs["c"].diff[...] = 1
+        net.backward()
+        assert calls.diff.tolist() == [4, 5, 6]
+        assert weight.diff.tolist() == [720 * number]
+        assert calls.data.tolist() == held.tolist() == [1 + number, number, number]
+    net.reshape()
+    assert calls.data.tolist() == [4, 2, 2]
+    net.save("w.caffemodel")
+    weight.data[...] = 3
+    assert net.forward()["c"].max() == 3
+    again = caffe.Net(path, caffe.TEST, weights="w.caffemodel")
+    assert again.params["c"][0].data.tolist() == [4, 2, 2]
+    caffe.set_mode_cpu()
+    register_place(0, None)
+
+
+def test_what_the_class_writes_stays_in_the_whole_graph() -> None:
+    net = WholeNet(write("p.prototxt", DATA + layer("c", "Counter", "data")), "TRAIN")
+    calls, weight = (blob.value for blob in net.learnable)
+    for number in (1, 2):
+        (net({"data": torch.ones(10, 9, 8)})["c"].sum() / 720).backward()
+        assert calls.tolist() == [1 + number, number, number]
+        assert calls.grad is not None and weight.grad is not None
+        assert calls.grad.tolist() == [4, 5, 6]
+        assert weight.grad.tolist() == pytest.approx([number])
+
+
+def test_blobs_made_after_setup_are_refused() -> None:
+    net = caffe.Net(write("p.prototxt", layer("g", "Growing")), caffe.TEST)
+    net.forward()
+    with pytest.raises(ShapeError, match=r"g \(Python\).*from \[\(1,\)\] to .*make them in setup"):
+        net.forward()
 
 
 @pytest.mark.parametrize("phase", [caffe.TRAIN, caffe.TEST])

@@ -99,14 +99,6 @@ def test_several_processes_are_explained() -> None:
             call()
 
 
-def test_modes_are_accepted() -> None:
-    caffe.set_mode_gpu()
-    caffe.set_device(0)
-    caffe.set_mode_cpu()
-    with pytest.raises(BackendError, match="from 0"):
-        caffe.set_device(-1)
-
-
 def test_random_seed_repeats_fillers() -> None:
     path = write("train.prototxt", TRAIN)
     made = []

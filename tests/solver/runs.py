@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.data import database, write_datums
+from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, parse_text
 from caffe_bridge.solver import Solver
 
@@ -51,7 +52,7 @@ layer {{ name: 'data' type: 'ImageData' top: 'x' top: 'label'
 HDF5 = """
 layer {{ name: 'data' type: 'HDF5Data' top: 'x' top: 'label'
   hdf5_data_param {{ source: '{folder}/files.txt' batch_size: 4 shuffle: true }} }}"""
-SOURCES = {"lmdb": LMDB, "ahead": LMDB, "images": LISTED, "hdf5": HDF5}
+SOURCES = {"lmdb": LMDB, "ahead": LMDB, "images": LISTED, "workers": LISTED, "hdf5": HDF5}
 SOLVER = """
 net: '{folder}/{source}.prototxt' base_lr: 0.01 lr_policy: 'multistep' gamma: 0.5 stepvalue: 15
 stepvalue: 25 weight_decay: 0.001 iter_size: 2 average_loss: 7 clip_gradients: 3 random_seed: 5
@@ -89,11 +90,13 @@ def parameters(folder: Path, kind: str, source: str) -> Record:
 
 
 def solver(folder: Path, kind: str, source: str) -> Solver:
-    """A new solver of one case; ``ahead`` reads its data base ahead in a thread."""
+    """A new solver of one case; ``ahead`` reads ahead in a thread, ``workers`` in two processes."""
     before = database.CACHE_BYTES
     database.CACHE_BYTES = 16 if source == "ahead" else before
+    count = 2 if source == "workers" else 0
     try:
-        return Solver(parameters(folder, kind, source))
+        param = parameters(folder, kind, source)
+        return Solver(param, make_net=lambda spec: Net(spec, data_workers=count))
     finally:
         database.CACHE_BYTES = before
 

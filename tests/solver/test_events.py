@@ -37,22 +37,20 @@ def test_events(tmp_path: Path) -> None:
     assert events[3]["path"].endswith("snap_iter_2.solverstate")
 
 
-class Writer:
-    def __init__(self) -> None:
-        self.scalars: list[tuple[str, float, int]] = []
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.append((name, value, step))
-
-
 def test_tensorboard_scalars(tmp_path: Path) -> None:
-    board = TensorBoard.__new__(TensorBoard)
-    board.writer = Writer()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = tmp_path / "board"
+    board = TensorBoard(folder)
     made = solver(tmp_path, TEST)
     made.listeners.append(board)
     made.step(3)
-    names = {(name, step) for name, _, step in board.writer.scalars}
-    assert {("train/loss", 1), ("train/lr", 2), ("test0/size", 0), ("test0/loss", 2)} <= names
+    board.close()
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    found = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert {"train/loss", "train/lr", "test0/size", "test0/loss"} <= set(found)
+    assert found["train/lr"] == [0, 1, 2]
+    assert found["test0/loss"] == [0, 2]
+    assert events.Scalars("train/loss")[-1].value == pytest.approx(made.loss, rel=1e-6)
 
 
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -138,3 +136,19 @@ def test_gradients_that_overflow_at_any_scale(tmp_path: Path) -> None:
     made.step(1)
     with pytest.raises(SolverError, match="not finite even with the loss scale"):
         made.step(1)
+
+
+def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path: Path) -> None:
+    prefix = "snapshot_format: BINARYPROTO"
+    first = runtime_solver(tmp_path, prefix)
+    first.gates.append(LossScale(first.net, 1024.0, patience=4))
+    first.step(6)
+    state = first.snapshot()
+    second = runtime_solver(tmp_path, prefix)
+    second.gates.append(LossScale(second.net, 64.0, patience=4))
+    second.restore(state)
+    assert second.net.loss_scale == 2048.0
+    assert second.gates[0].good == 2
+    plain = runtime_solver(tmp_path, prefix)
+    plain.restore(state)
+    assert plain.net.loss_scale == 1.0

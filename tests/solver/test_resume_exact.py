@@ -20,8 +20,8 @@ from tests.shared import REPO
 from tests.solver import runs
 
 CASES = [
-    ("SGD", "lmdb"), ("Nesterov", "images"), ("AdaGrad", "hdf5"), ("RMSProp", "ahead"),
-    ("AdaDelta", "lmdb"), ("Adam", "images"),
+    ("SGD", "lmdb"), ("SGD", "workers"), ("Nesterov", "images"), ("AdaGrad", "hdf5"),
+    ("RMSProp", "ahead"), ("AdaDelta", "lmdb"), ("Adam", "images"),
 ]  # fmt: skip
 
 
@@ -72,6 +72,19 @@ def test_killed_and_resumed_equals_forty_iterations(kind: str, source: str, fold
     assert same(runs.weights(second), runs.weights(straight))
     assert second.loss == straight.loss and list(second.recent) == list(straight.recent)
     assert second.test_results == straight.test_results
+
+
+def test_workers_change_nothing(folder: Path) -> None:
+    """The same pictures, shuffled, cropped and flipped, read by a thread and by processes."""
+    torch.set_num_threads(1)
+    found = []
+    for source in ("images", "workers"):
+        made = runs.solver(folder, "SGD", source)
+        made.param.snapshot = 0
+        made.step(15)
+        found.append((runs.weights(made), made.loss, made.test_results))
+        runs.close(made)
+    assert same(found[0][0], found[1][0]) and found[0][1:] == found[1][1:]
 
 
 def test_caffe_resume_starts_the_data_again(short: Path) -> None:
