@@ -3,12 +3,11 @@
 from caffe_bridge.bench.compare import compare, layer_results
 from caffe_bridge.bench.cost import LayerCost, NetCost, net_cost
 from caffe_bridge.bench.machine import Machine, machine_info
+from caffe_bridge.bench.onnx_graph import RUNTIME
 from caffe_bridge.bench.profile import (
     LayerProfile,
     LayerRow,
     compare_layers,
-    layer_times,
-    profile_layers,
     profile_models,
 )
 from caffe_bridge.bench.report import (
@@ -39,10 +38,10 @@ from caffe_bridge.bench.timing import (
 )
 
 __all__ = [
-    "FULL", "QUICK", "BenchResult", "BenchSession", "Difference", "LayerCost", "LayerProfile",
-    "LayerResult", "LayerRow", "Machine", "ModelResult", "NetCost", "Schedule", "SpeedUp", "Stats",
-    "Timing", "compare", "compare_layers", "conditions", "from_json", "layer_results",
-    "layer_table", "layer_times", "load_json", "machine_info", "make_feeds", "make_session",
-    "measure", "model_table", "net_cost", "profile_layers", "profile_models", "speed_up",
-    "statistics", "to_csv", "to_json", "to_markdown",
+    "FULL", "QUICK", "RUNTIME", "BenchResult", "BenchSession", "Difference", "LayerCost",
+    "LayerProfile", "LayerResult", "LayerRow", "Machine", "ModelResult", "NetCost", "Schedule",
+    "SpeedUp", "Stats", "Timing", "compare", "compare_layers", "conditions", "from_json",
+    "layer_results", "layer_table", "load_json", "machine_info", "make_feeds", "make_session",
+    "measure", "model_table", "net_cost", "profile_models", "speed_up", "statistics", "to_csv",
+    "to_json", "to_markdown",
 ]  # fmt: skip

@@ -148,38 +148,6 @@ def profile_models(
     return found
 
 
-def profile_layers(
-    path: str | os.PathLike[str],
-    threads: int = 1,
-    batch: int = 1,
-    runs: int = 20,
-    *,
-    warmup: int = 3,
-    device: str = "cpu",
-    seed: int = 0,
-    feeds: Mapping[str, np.ndarray] | None = None,
-) -> LayerProfile:
-    """Profile one ONNX file; see :func:`profile_models`."""
-    return profile_models(
-        {"": path}, threads, batch, runs, warmup=warmup, device=device, seed=seed, feeds=feeds
-    )[""]
-
-
-def layer_times(
-    path: str | os.PathLike[str],
-    threads: int = 1,
-    batch: int = 1,
-    runs: int = 20,
-    *,
-    device: str = "cpu",
-    seed: int = 0,
-    feeds: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, float]:
-    """Median milliseconds by layer; see :func:`profile_layers`."""
-    found = profile_layers(path, threads, batch, runs, device=device, seed=seed, feeds=feeds)
-    return found.layers
-
-
 def _fold(times: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     """The parts of a decomposed layer summed under its name, where the other model has it whole."""
     folded: dict[str, float] = {}

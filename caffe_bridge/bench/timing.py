@@ -188,6 +188,7 @@ def measure(
     block: int = FULL.block,
     max_seconds: float = FULL.max_seconds,
     clock: Callable[[], int] = time.perf_counter_ns,
+    between: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
     """Time all models in turn. Arguments as in :class:`Schedule`.
 
@@ -200,6 +201,7 @@ def measure(
         block: see there.
         max_seconds: see there.
         clock: nanoseconds that only grow.
+        between: called before every timed run, outside its time.
 
     Returns:
         The times by name, every model with the same number of rounds.
@@ -224,7 +226,7 @@ def measure(
         while True:
             for turn in (names, names[::-1]):
                 for name in turn:
-                    times = _block(sessions[name], block, clock)
+                    times = _block(sessions[name], block, clock, between)
                     rounds[name].append(times)
                     spent[name] += sum(times)
             runs = len(rounds[names[0]]) * block
@@ -240,9 +242,13 @@ def measure(
     }
 
 
-def _block(runner: Runner, runs: int, clock: Callable[[], int]) -> list[int]:
+def _block(
+    runner: Runner, runs: int, clock: Callable[[], int], between: Callable[[], None] | None
+) -> list[int]:
     times = []
     for _ in range(runs):
+        if between is not None:
+            between()
         start = clock()
         runner.run()
         times.append(clock() - start)

@@ -156,6 +156,23 @@ def parse_floats(text: str, what: str) -> list[float]:
     return numbers
 
 
+def align_block(text: str | None) -> int:
+    """The channel block of ``--align``: auto asks the machine, none (or nothing) is 0.
+
+    Raises:
+        BridgeError: neither of them nor a positive integer.
+    """
+    if text is None or text == "none":
+        return 0
+    if text == "auto":
+        from caffe_bridge.bench import machine_info
+
+        return machine_info().channel_block
+    if not text.isdigit() or int(text) < 1:
+        raise BridgeError(f"--align {text}: give a positive integer, auto or none.")
+    return int(text)
+
+
 def check_output(path: str, *sources: str) -> None:
     """Refuse, before any work, a file that cannot be written or that an input lies in.
 

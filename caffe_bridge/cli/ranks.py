@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
-from caffe_bridge.cli.common import console, json_option, print_json, verb
+from caffe_bridge.cli.common import check_output, console, json_option, print_json, verb
 from caffe_bridge.cli.decompose import METHODS, RULES
 from caffe_bridge.errors import PlanError
 
+if TYPE_CHECKING:
+    from caffe_bridge.compress import RankRow
 
-@verb("caffe-bridge ranks train_test.prototxt net.caffemodel --energy 0.95")
+
+@verb(
+    """caffe-bridge ranks train_test.prototxt net.caffemodel --energy 0.95
+    caffe-bridge ranks deploy.prototxt net.caffemodel --fc --plot ranks.svg"""
+)
 @click.argument("net")
 @click.argument("weights")
 @click.option(
@@ -25,14 +33,20 @@ from caffe_bridge.errors import PlanError
               "reference does for svd, ...")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
               help="Decomposition whose ranks are shown.")  # fmt: skip
+@click.option("--plot", metavar="SVG|PNG|PDF", help="Draw rank bars and eigenvalue spectra.")
 @json_option
 def command(
     net: str, weights: str, energy: float, layers: tuple[str, ...], fc: bool, rule: str,
-    method: str, as_json: bool,
+    method: str, plot: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show at which rank each layer of NET keeps the given energy."""
     from caffe_bridge.compress import rank_table
 
+    if plot:
+        from caffe_bridge.compress.pictures import check_picture
+
+        check_output(plot, net, weights)
+        check_picture(plot)
     rows = rank_table(
         net, weights, energy, list(layers) or None, include_fc=fc, method=method, rule=rule
     )
@@ -41,6 +55,8 @@ def command(
             f"{net}: {weights} has weights for none of its convolutions; use the weights that "
             "belong to this net, or --fc for fully connected layers."
         )
+    if plot:
+        _draw(plot, net, weights, rows, method, f"ranks at {rule} {energy:g}")
     if as_json:
         print_json([{**asdict(row), "rank_ratio": row.rank_ratio} for row in rows])
         return
@@ -56,3 +72,21 @@ def command(
     out.print(table)
     mean = sum(row.rank_ratio for row in rows) / len(rows)
     out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")
+    if plot:
+        out.print(plot)
+
+
+def _draw(
+    plot: str, net: str, weights: str, rows: Sequence[RankRow], method: str, title: str
+) -> None:
+    from caffe_bridge.compress import decomposition
+    from caffe_bridge.compress.pictures import draw_ranks
+    from caffe_bridge.compress.target import Target, as_record, as_weights, find_targets
+
+    found, made = find_targets(as_record(net), as_weights(weights)), decomposition(method)
+    spectra = {
+        name: list(made.spectrum(target.blob, target.group))
+        for name, target in found.items()
+        if isinstance(target, Target) and name in {row.layer for row in rows}
+    }
+    draw_ranks(plot, rows, spectra, title)

@@ -24,7 +24,7 @@ from caffe_bridge.files import atomic_path, require_file
 if TYPE_CHECKING:
     from caffe_bridge.net import Net
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def read_array(path: str, shape: tuple[int, ...], mean: list[float], scale: float) -> np.ndarray:
@@ -40,8 +40,8 @@ def read_array(path: str, shape: tuple[int, ...], mean: list[float], scale: floa
         except (ValueError, TypeError, EOFError, OSError):
             reason = "is no .npy file of numbers; write it with numpy.save"
             raise DataError(f"{path}: {reason}.") from None
-    if found.suffix.lower() not in _PICTURES:
-        raise DataError(f"{path}: give a .npy file or a picture ({', '.join(_PICTURES)}).")
+    if found.suffix.lower() not in PICTURES:
+        raise DataError(f"{path}: give a .npy file or a picture ({', '.join(PICTURES)}).")
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise DataError(f"{path}: a picture needs an input of 1 or 3 channels, this has {shape}.")
     if len(mean) not in (0, 1, shape[1]):

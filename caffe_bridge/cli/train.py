@@ -110,6 +110,8 @@ def on_signals(
               help="Shrink ranks of low-rank layers to this energy at every test.")  # fmt: skip
 @click.option("--clip-until", default=-1, help="Iteration after which ranks stay.")
 @click.option("--clip-except", default="", help="Layers that keep their rank, by commas.")
+@click.option("--keep-zeros", is_flag=True,
+              help="Weights that are zero stay zero (as keep_zeros: true).")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No log lines on the terminal.")
 @json_option
 def command(
@@ -117,7 +119,7 @@ def command(
     log_path: str | None, jsonl: str | None, tensorboard: str | None, seed: int | None,
     level: int | None, stage: tuple[str, ...], sigint: str, sighup: str, quiet: bool, as_json: bool,
     caffe_resume: bool, sync_bn: bool, rank_timeout: float, clip_energy: float | None,
-    clip_until: int, clip_except: str,
+    clip_until: int, clip_except: str, keep_zeros: bool,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
     from caffe_bridge.compress.clip import RankClipper
@@ -133,6 +135,8 @@ def command(
     for path in filter(None, (log_path, jsonl)):
         check_output(path, solver_path)
     param = _parameters(solver_path, seed, level, stage)
+    if keep_zeros:
+        param.keep_zeros = True
     if param.debug_info and (choice.compile or choice.cuda_graph):
         raise click.UsageError("debug_info needs every blob; leave --compile, --cuda-graph out.")
     ranks, place = start_team(place, sync_bn, rank_timeout)

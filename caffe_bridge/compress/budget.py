@@ -12,6 +12,7 @@ from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
 from caffe_bridge.compress.planner import fitted, shown, unknown_layer
 from caffe_bridge.compress.rank.align import align
 from caffe_bridge.compress.rank.budget import Option, allocate
+from caffe_bridge.compress.sensitivity import Loss, Scan, losses
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -84,7 +85,7 @@ def _ranks(method: Decomposition, target: Target, block: int) -> list[int]:
 
 
 def _options(
-    place: _Place, methods: Sequence[Decomposition], unit: str, block: int
+    place: _Place, methods: Sequence[Decomposition], unit: str, block: int, loss: Loss | None
 ) -> list[Option]:
     dense = place.dense(unit)
     options = [Option(dense, 0.0)]
@@ -97,7 +98,8 @@ def _options(
             cost = place.cost(method, rank, unit)
             if cost < dense:
                 error = method.predicted_error(target.blob, rank, target.group, spectra)
-                options.append(Option(cost, error**2, (method, rank)))
+                lost = error**2 if loss is None else loss(rank)
+                options.append(Option(cost, lost, (method, rank)))
     return options
 
 
@@ -111,10 +113,12 @@ def budget_plan(
     except_layers: Iterable[str] = (),
     include_fc: bool = True,
     block: int = 0,
+    scan: Scan | None = None,
 ) -> Plan:
     """Choose form and rank of every layer so that the net keeps a share of its cost.
 
-    The loss that is minimised is the sum over layers of the squared relative error of the weight.
+    The loss that is minimised is the sum over layers of the squared relative error of the weight,
+    or, with a sensitivity scan, of the net's answers; then the scan's method is the only form.
     Layers that stay whole cost what they cost; the budget covers all layers with a matrix.
 
     Args:
@@ -126,6 +130,7 @@ def budget_plan(
         except_layers: names of layers that stay; they are not in the budget.
         include_fc: decompose fully connected layers too.
         block: the runtime's channel block, to multiples of which ranks per group are rounded.
+        scan: measured errors; layers that it lacks stay whole.
 
     Raises:
         PlanError: unknown unit, method or layer, or a budget that nothing keeps.
@@ -135,6 +140,8 @@ def budget_plan(
         raise PlanError(f"budget unit is '{unit}'; give {' or '.join(UNITS)}.")
     if not 0.0 < keep <= 1.0:
         raise PlanError(f"budget keeps {keep} of the cost; give a share above 0 and up to 1.")
+    measured = losses(scan) if scan is not None else None
+    methods = methods if scan is None else (scan.method,)
     made = [decomposition(name, None, "methods") for name in methods]
     record, stored = as_record(net), as_weights(weights)
     excepted = set(except_layers)
@@ -155,8 +162,12 @@ def budget_plan(
         if reason or not isinstance(target, Target):
             entries[name] = LayerPlan(name, WHOLE, reason=reason)
             continue
+        if measured is not None and name not in measured:
+            entries[name] = LayerPlan(name, WHOLE, reason="not in the sensitivity scan")
+            continue
         require_finite(target, stored.source)
-        options[name] = _options(places[name], made, unit, block)
+        loss = measured[name] if measured is not None else None
+        options[name] = _options(places[name], made, unit, block, loss)
     before = sum(places[name].dense(unit) for name in options)
     picked = allocate(options, keep * before)
     for name, option in picked.items():
@@ -174,6 +185,7 @@ def budget_plan(
     settings: dict[str, Any] = {
         "budget": unit, "keep": keep, "methods": list(methods), "block": block,
         "except_layers": sorted(excepted), "include_fc": include_fc,
+        "errors": "weights" if scan is None else f"measured at {scan.blob}",
         f"{unit}_before": before, f"{unit}_after": after,
     }  # fmt: skip
     return Plan([entries[n] for n in found], record.origin, stored.source, settings)

@@ -23,15 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from caffe_bridge.compress.calibration import Feed, Moments, columns
+from caffe_bridge.compress.calibration import Feed, Moments
 from caffe_bridge.compress.chain import as_stored, layer_param, pointwise
 from caffe_bridge.compress.decompose import total
 from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
 from caffe_bridge.compress.plan import LayerPlan, Plan
 from caffe_bridge.compress.planner import shown
 from caffe_bridge.compress.rank import rank_for
+from caffe_bridge.compress.relu_aware import before_relu, fit_before_relu
+from caffe_bridge.compress.responses import Factors, moments, node_index, regress, responses
 from caffe_bridge.compress.rewrite import Blobs, as_weights_of, rewrite
 from caffe_bridge.compress.target import Target, find_targets
 from caffe_bridge.errors import PlanError
@@ -41,7 +42,6 @@ from caffe_bridge.schema import Record, Weights
 
 #: Methods whose pair of layers the data-aware factors fit.
 PAIRS = ("pca", "svd")
-_RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,89 +53,6 @@ class DataAware:
     plan: Plan
 
 
-def _node(net: Net, name: str) -> int:
-    for index, layer in enumerate(net.built.layers):
-        if layer.name == name:
-            return index
-    raise PlanError(f"{name} is not in the TEST net, where its answers are needed; make it whole.")
-
-
-def _axis(net: Net, index: int, target: Target) -> int:
-    """The axis of the filters in the layer's top."""
-    shape = net.built.shapes[net.built.graph.nodes[index].outputs[0].index]
-    return len(shape) - 1 - len(target.kernel)
-
-
-def _sample(sizes: Sequence[int], axis: int, positions: int, seed: int) -> list[int] | None:
-    """Flat places of a blob without ``axis``: ``positions`` for each batch item, or all."""
-    if not positions:
-        return None
-    items = int(np.prod(sizes[:axis], dtype=int))
-    places = int(np.prod(sizes[axis + 1 :], dtype=int))
-    if places <= positions:
-        return None
-    random = np.random.default_rng(seed)
-    return [
-        i * places + int(p) for i in range(items) for p in random.permutation(places)[:positions]
-    ]
-
-
-@torch.no_grad()
-def moments(
-    net: Net, target: Target, feeds: Sequence[Feed], other: Net | None = None, positions: int = 32
-) -> list[Moments]:
-    """Second moments of a layer's responses without bias, for every group.
-
-    Args:
-        net: the whole net, whose layer gives y.
-        target: the layer.
-        feeds: batches.
-        other: the net whose values enter ``<layer>_lowrank``, for g; y itself when None.
-        positions: places of each item that are sampled; 0 for all.
-    """
-    index = _node(net, target.name)
-    layer, node = net.built.layers[index], net.built.graph.nodes[index]
-    axis, size = _axis(net, index, target), target.num_output // target.group
-    found = [Moments(size) for _ in range(target.group)]
-    bias = 0.0 if target.bias is None else target.bias.astype(np.float64)[:, None]
-    for number, feed in enumerate(feeds):
-        values = net.run(feed)
-        tops = [values[v.index] for v in node.outputs]
-        inexact = tops
-        if other is not None:
-            place = _node(other, target.name + LOWRANK)
-            theirs = other.run(feed)
-            bottoms = [theirs[v.index] for v in other.built.graph.nodes[place].inputs]
-            inexact = layer.run(bottoms)
-        for y, g in zip(tops, inexact, strict=True):
-            picked = _sample(y.shape, axis, positions, number)
-            pair = [columns(v, axis, picked) - bias for v in (y, g)]
-            for part, one, two in zip(found, *(np.split(v, target.group) for v in pair)):
-                part.add(one, two)
-    return found
-
-
-def regress(found: Moments, rank: int, exact: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """U_r [N, r], U_r^T A [r, N] and the bias mu_y - U_r U_r^T A mu_g of one group.
-
-    Args:
-        found: the moments.
-        rank: r.
-        exact: whether g is y, so that A = I.
-    """
-    yy, yg, gg = found.covariances
-    if exact:
-        vectors = np.linalg.eigh(yy)[1][:, ::-1][:, :rank]
-        reduced = vectors.T
-    else:
-        ridge = _RIDGE * np.trace(gg) / len(gg) + np.finfo(float).tiny
-        full = np.linalg.solve(gg + ridge * np.eye(len(gg)), yg.T).T
-        vectors = np.linalg.eigh(full @ gg @ full.T)[1][:, ::-1][:, :rank]
-        reduced = vectors.T @ full
-    mean_y, mean_g = found.means
-    return vectors, reduced, mean_y - vectors @ (reduced @ mean_g)
-
-
 def _left(found: Moments, vectors: np.ndarray, reduced: np.ndarray) -> tuple[float, float]:
     """Squared error of the centred responses, and their squared norm."""
     yy, yg, gg = found.covariances
@@ -144,9 +61,8 @@ def _left(found: Moments, vectors: np.ndarray, reduced: np.ndarray) -> tuple[flo
     return max(float(left), 0.0), float(np.trace(yy))
 
 
-def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs: Blobs) -> float:
-    """Put the data-aware factors into the blobs; returns the relative error of the responses."""
-    solved = [regress(part, rank // target.group, exact) for part in found]
+def put_factors(target: Target, solved: Sequence[Factors], blobs: Blobs) -> None:
+    """Put the factors of every group into the blobs, as filter PCA stores them."""
     filters = np.split(target.weight.astype(np.float64), target.group)
     basis = np.concatenate([s[1] @ part for s, part in zip(solved, filters, strict=True)])
     combination = np.concatenate([s[0] for s in solved])
@@ -161,6 +77,12 @@ def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs
         pair = [basis.reshape(-1, *target.shape), pointwise(combination, len(target.kernel))]
     blobs[target.name + LOWRANK] = [as_stored(pair[0], target)]
     blobs[target.name + LINEAR] = [as_stored(pair[1], target), as_stored(bias, target)]
+
+
+def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs: Blobs) -> float:
+    """Put the data-aware factors into the blobs; returns the relative error of the responses."""
+    solved = [regress(part, rank // target.group, exact) for part in found]
+    put_factors(target, solved, blobs)
     errors = [_left(part, s[0], s[1]) for part, s in zip(found, solved, strict=True)]
     norm = sum(n for _, n in errors)
     return float(np.sqrt(sum(e for e, _ in errors) / norm)) if norm > 0 else 0.0
@@ -231,6 +153,7 @@ def decompose_with_data(
     *,
     asymmetric: bool = True,
     positions: int = 32,
+    relu: bool = False,
 ) -> DataAware:
     """Replace the planned layers, front to back, by factors that keep their answers on data.
 
@@ -241,6 +164,8 @@ def decompose_with_data(
         feeds: batches for the TEST net.
         asymmetric: regress on what the decomposed net gives the layer, not on the whole net's.
         positions: places of each item that are sampled; 0 for all.
+        relu: for layers with a ReLU right behind them keep what passes it
+            (see :mod:`caffe_bridge.compress.relu_aware`).
 
     Returns:
         Record and blobs as of :func:`~caffe_bridge.compress.rewrite.rewrite`, and the plan with
@@ -258,7 +183,7 @@ def decompose_with_data(
     order = [layer.name for layer in whole.built.layers]
     wanted = {entry.layer: entry for entry in plan.decomposed() if entry.method in PAIRS}
     for name in wanted:
-        _node(whole, name)
+        node_index(whole, name)
     _with_biases(made, set(wanted))
     for name in wanted:
         # Until their turn comes, layers without a bias have one of zeros.
@@ -273,8 +198,14 @@ def decompose_with_data(
         if not isinstance(target, Target):
             continue
         other = Net(load_net(made, "TEST"), weights=as_weights_of(blobs)) if asymmetric else None
+        rank = total(wanted[name].rank)
+        if relu and before_relu(whole, name):
+            batches = responses(whole, target, feeds, other, positions)
+            solved, errors[name] = fit_before_relu(target, batches, rank, not asymmetric)
+            put_factors(target, solved, blobs)
+            continue
         parts = moments(whole, target, feeds, other, positions)
-        errors[name] = _replace(target, parts, total(wanted[name].rank), not asymmetric, blobs)
+        errors[name] = _replace(target, parts, rank, not asymmetric, blobs)
     way = "asymmetric" if asymmetric else "symmetric"
     entries = [
         replace(e, error=shown(errors[e.layer]), energy=shown(1 - errors[e.layer] ** 2),
@@ -282,5 +213,5 @@ def decompose_with_data(
         if e.layer in errors else e
         for e in plan.layers
     ]  # fmt: skip
-    settings = {**plan.settings, "data_aware": way}
+    settings = {**plan.settings, "data_aware": f"{way}, before ReLU" if relu else way}
     return DataAware(made, blobs, Plan(entries, plan.net, plan.weights, settings))

@@ -68,7 +68,7 @@ class Prefetched(Source):
         self._reached, self._owner = self.source.state(), os.getpid()
         count = self.workers
         if count is None:
-            count = usual_workers() if self.source.decodes else 0
+            count = usual_workers(self.source.ranks) if self.source.decodes else 0
         self._ahead = max(self.depth, count)
         if count > 0 and isinstance(self.source, PlannedSource) and self.source.plannable:
             return WorkerPool(self.source, batch, count)

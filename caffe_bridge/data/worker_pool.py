@@ -34,15 +34,15 @@ _PATIENCE = 2.0
 _MOST = 4
 
 
-def usual_workers() -> int:
+def usual_workers(ranks: int = 1) -> int:
     """Workers for pictures when nobody says how many: half the cores, at most 4.
 
     On fewer than four cores none: a thread decodes as fast as a process, and the net needs the
-    cores.
+    cores. Several ranks are taken to share the machine.
     """
     if not hasattr(os, "sched_getaffinity") or not sys.executable:
         return 0
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) // ranks
     return min(_MOST, cores // 2) if cores >= 4 else 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe_bridge.bench import compare_layers, layer_times, profile_layers, profile_models
+from caffe_bridge.bench import compare_layers, profile_models
 from caffe_bridge.bench.onnx_graph import RUNTIME, LayerMap, OnnxNode, read_nodes
 from caffe_bridge.bench.profile import fold_events
 from caffe_bridge.errors import DataError, SchemaError
@@ -39,7 +39,7 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_all_layers_are_covered_and_nothing_is_lost(model: Path) -> None:
-    found = profile_layers(model, batch=8, runs=15)
+    found = profile_models({"net": model}, batch=8, runs=15)["net"]
     names = [name for name in found.layers if name != RUNTIME]
     assert names == LAYERS
     assert all(found.layers[name] > 0 for name in BUSY)
@@ -57,7 +57,7 @@ def test_without_the_metadata_names_serve(tmp_path: Path) -> None:
     g.op("MatMul", ["f", g.constant("w", 16 * 256, 4)], "m", "ip/MatMul")
     g.op("Add", ["m", g.constant("c", 4)], "out", "ip")
     path = g.write(tmp_path / "plain.onnx", "out")
-    times = layer_times(path, runs=5)
+    times = profile_models({"net": path}, runs=5)["net"].layers
     assert [name for name in times if name != RUNTIME] == ["inception/1x1", "sig", "ip"]
     assert times["inception/1x1"] > 0
     assert times["ip"] > 0

@@ -202,7 +202,7 @@ def test_budget(folder: Path, capsys: Capture) -> None:
         (["--budget", "ms=0.5"], "budget unit is 'ms'"),
         (["--budget", "macs=0.5", "--method", "svd"], "--method has no effect on --budget"),
         (["--energy", "0.9", "--batches", "2"], "--batches has no effect without --calibrate"),
-        (["--energy", "0.9", "--align", "x"], "--align x: give a positive integer, or auto"),
+        (["--energy", "0.9", "--align", "x"], "--align x: give a positive integer, auto"),
     ):
         result = call(capsys, *DECOMPOSE, *more)
         assert result.status

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from caffe_bridge import pycaffe
+from caffe_bridge.cli.runtime import Choice
 from caffe_bridge.data import (
     DatabaseSource,
     ImageListSource,
@@ -28,6 +30,7 @@ from caffe_bridge.data import (
 from caffe_bridge.data.worker_pool import WorkerPool, usual_workers
 from caffe_bridge.errors import DataError
 from caffe_bridge.graph import LayerSpec, parse_net
+from caffe_bridge.net import Net, RuntimeNet
 from caffe_bridge.schema import Record, encode
 from tests.shared import REPO
 
@@ -156,6 +159,7 @@ def test_usual_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, want in ((1, 0), (2, 0), (4, 2), (6, 3), (64, 4)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, n=cores: set(range(n)))
         assert usual_workers() == want
+    assert usual_workers(8) == 4 and usual_workers(32) == 0
     (tmp_path / "a").mkdir()
     assert data_base(tmp_path, "LMDB", True).decodes
     assert not data_base(tmp_path / "a", "LMDB", False).decodes
@@ -207,6 +211,18 @@ def test_workers_end_with_their_source(tmp_path: Path) -> None:
     found = pids(ahead)
     del ahead
     assert gone(found)
+
+
+def test_nets_take_the_number(tmp_path: Path) -> None:
+    images(tmp_path)
+    param = f'source: "{tmp_path}/list.txt" root_folder: "{tmp_path}/" batch_size: 3'
+    text = (
+        f'layer {{ name: "d" type: "ImageData" top: "x" top: "y" image_data_param {{ {param} }} }}'
+    )
+    net = parse_net(text)
+    made = [Net(net, data_workers=2), RuntimeNet(net, Choice(data_workers=3).runtime()), Net(net)]
+    assert [one.layer("d").source.workers for one in made] == [2, 3, None]
+    assert pycaffe.Net(net, data_workers=1).built.layers[0].source.workers == 1
 
 
 SCRIPT = """

@@ -9,6 +9,7 @@ import pytest
 
 from caffe_bridge.errors import BridgeError
 from caffe_bridge.pycaffe import install, stand_in, uninstall
+from tests.pycaffe.nets import DEPLOY, write
 from tests.shared import REPO
 
 SCRIPT = """
@@ -50,6 +51,20 @@ def test_exit_status_and_traceback_are_the_scripts() -> None:
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == "ValueError: as meant"
     assert "runpy" not in failed.stderr
+
+
+def test_set_mode_gpu_without_a_gpu_warns_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write("deploy.prototxt", DEPLOY)
+    lines = ["import caffe", "caffe.set_mode_gpu()", "caffe.set_device(0)", "caffe.set_mode_gpu()",
+             "net = caffe.Net('deploy.prototxt', caffe.TEST)",
+             "print(net.forward()['prob'].shape)"]  # fmt: skip
+    Path("script.py").write_text("\n".join(lines))
+    done = run("script.py")
+    assert (done.returncode, done.stdout) == (0, "(2, 5)\n")
+    assert done.stderr.count("no CUDA device is available") == 1
 
 
 def test_a_missing_script_is_one_sentence() -> None:

@@ -53,7 +53,7 @@ def matrices(weight: np.ndarray, groups: int = 2) -> np.ndarray:
 
 def test_the_registry_knows_all_terms() -> None:
     assert TERMS.names() == [
-        "force", "group_lasso", "lowrank_period", "nuclear_decay", "weight_decay",
+        "force", "group_lasso", "keep_zeros", "lowrank_period", "nuclear_decay", "weight_decay",
     ]  # fmt: skip
 
 

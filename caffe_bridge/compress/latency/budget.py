@@ -1,12 +1,11 @@
 """Plans that make a net as fast as asked for, by measurement, and lose as little as possible.
 
-    minimise   sum_l e_l,  the energy that layer l loses   (1 - energy kept)
+    minimise   sum_l -log(1 - e_l),  e_l the energy that layer l loses
     subject to t_rest + sum_l t_l <= T,  T = t_net / target
 
 ``t_l`` comes from the latency table, ``t_rest`` is what the whole net takes beside these layers.
-The net of the chosen forms is then measured against the original, interleaved; where it takes
-another time than the sum says (weights in the caches, fused or reordered neighbours), the budget is
-corrected by the difference and the choice made again.
+A form that gains little is measured again before it counts; the net of the chosen forms is then
+measured against the original (:mod:`~caffe_bridge.compress.latency.search`).
 """
 
 from __future__ import annotations
@@ -16,23 +15,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from caffe_bridge.bench import machine_info
-from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
-from caffe_bridge.compress.latency.allocate import (
-    Choice,
-    Option,
-    allocate,
-    total_error,
-    total_ms,
-)
+from caffe_bridge.bench import Schedule, machine_info
+from caffe_bridge.compress.latency.allocate import Choice, Option, allocate
 from caffe_bridge.compress.latency.cache import LatencyCache
-from caffe_bridge.compress.latency.forms import FORMS, Form
-from caffe_bridge.compress.latency.table import LayerTimes, bottom_shapes, latency_table
-from caffe_bridge.compress.latency.whole import Measured, measure_nets, original, replaced
+from caffe_bridge.compress.latency.forms import FORMS
+from caffe_bridge.compress.latency.options import (
+    MARGIN,
+    UNUSED,
+    layer_entry,
+    layer_options,
+    predicted_error,
+)
+from caffe_bridge.compress.latency.search import Outcome, Search, least_gain
+from caffe_bridge.compress.latency.table import (
+    Allowance,
+    LayerTimer,
+    LayerTimes,
+    bottom_shapes,
+    latency_table,
+)
+from caffe_bridge.compress.latency.whole import Measured, WholeNet, original
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
-from caffe_bridge.compress.planner import fitted, shown
+from caffe_bridge.compress.planner import shown
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -44,16 +48,12 @@ from caffe_bridge.compress.target import (
 )
 from caffe_bridge.errors import PlanError
 from caffe_bridge.graph import NetSpec, load_net
-from caffe_bridge.net import Net
-from caffe_bridge.schema import Weights
 
-#: A form must save this share of the layer's time, or the layer stays whole.
-MARGIN = 0.03
-#: The measured speed-up may be this much below the target.
-TOLERANCE = 0.07
-_CORRECTIONS = 3
-_GENEROUS = 1.12
-_LARGE = 1024
+#: Forms that save less than this share of a layer's time are measured again before they count.
+_SMALL_GAIN = 0.25
+_CONFIRMATIONS = 3
+#: The share of the time for measuring that the table may take.
+_TABLE_SHARE = 0.65
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ class Request:
         device: "cpu" or "cuda".
         block: channel block of the runtime; 0 asks the machine.
         methods: decompositions to try.
+        seconds: how long measuring may take; what is under way is finished, and the last
+            measurement of the whole net is always made.
+        export_for: the target of the exports that are timed.
     """
 
     target_speedup: float | None = None
@@ -77,6 +80,8 @@ class Request:
     device: str = "cpu"
     block: int = 0
     methods: Sequence[str] = FORMS
+    seconds: float = 240.0
+    export_for: str = "portable"
 
     def target(self, before_ms: float) -> float:
         """The speed-up that is asked for.
@@ -86,6 +91,8 @@ class Request:
         """
         if (self.target_speedup is None) == (self.budget_ms is None):
             raise PlanError("give exactly one of a target speed-up and a budget in milliseconds.")
+        if not 0 < self.seconds < math.inf:
+            raise PlanError(f"measuring may take {self.seconds} s; give a positive number.")
         if self.budget_ms is not None:
             if not 0 < self.budget_ms < math.inf:
                 raise PlanError(f"budget is {self.budget_ms} ms; give a positive number.")
@@ -96,125 +103,74 @@ class Request:
         return wanted
 
 
-def _spectrum(target: Target, method: Decomposition) -> list[np.ndarray]:
-    """Eigenvalues of every group; of large fully connected layers without their vectors."""
-    if not target.is_fc or min(target.weight.shape) < _LARGE:
-        return method.spectrum(target.blob, target.group)
-    # Single precision blurs only eigenvalues far below those that any rank leaves out.
-    matrix = target.weight.astype(np.float32)
-    matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    values = np.linalg.eigvalsh(matrix @ matrix.T)[::-1]
-    return [np.clip(values.astype(np.float64), 0.0, None)]
-
-
-def _lost(target: Target, form: Form, spectra: dict[str, Any]) -> float:
-    """The share of the energy that a form loses; for tucker the bound from its two spectra."""
-    method = form.method
-    if isinstance(form.rank, int):
-        if method.name not in spectra:
-            spectra[method.name] = _spectrum(target, method)
-        return (
-            method.predicted_error(target.blob, form.rank, target.group, spectra[method.name]) ** 2
-        )
-    sides: tuple[tuple[str, Rank], ...] = (("weight_svd", form.rank[0]), ("pca", form.rank[1]))
-    lost = sum(_lost(target, Form(decomposition(name), rank), spectra) for name, rank in sides)
-    return min(lost, 1.0)
-
-
-def _options(target: Target, times: LayerTimes, spectra: dict[str, Any]) -> list[Option]:
-    found = [Option(times.whole_ms, 0.0)]
-    for form, ms in times.forms:
-        if ms <= times.whole_ms * (1.0 - MARGIN):
-            found.append(Option(ms, _lost(target, form, spectra), form))
-    return found
-
-
-def _entry(
-    target: Target, option: Option, times: LayerTimes, spectra: Mapping[str, Any]
-) -> LayerPlan:
-    before = shown(times.whole_ms)
-    if option.what is None:
-        best = times.fastest()
-        if best is None:
-            reason = "no aligned rank saves multiply-accumulates"
-        elif best[1] > times.whole_ms * (1.0 - MARGIN):
-            reason = (
-                f"no form is faster by {MARGIN:.0%}: {best[0].label} takes {best[1]:.3g} ms, "
-                f"the layer {times.whole_ms:.3g} ms"
-            )
-        else:
-            reason = "the budget holds without it"
-        return LayerPlan(target.name, WHOLE, reason=reason, ms_before=before, ms_after=before)
-    reason = f"measured {times.whole_ms:.3g} -> {option.ms:.3g} ms"
-    method, rank = option.what.method, option.what.rank
-    made = fitted(target, method, rank, reason, spectra.get(method.name))
-    return replace(made, ms_before=before, ms_after=shown(option.ms))
-
-
-@dataclass(frozen=True)
-class _Try:
-    choice: Choice
-    measured: Measured
-
-
-def _better(first: _Try, second: _Try, least: float) -> _Try:
-    """The one with less error of those that are fast enough, else the faster one."""
-    fast = [t for t in (first, second) if t.measured.speed_up >= least]
-    if len(fast) == 2:
-        return min(fast, key=lambda t: total_error(t.choice))
-    return fast[0] if fast else max((first, second), key=lambda t: t.measured.speed_up)
-
-
-class _Search:
-    def __init__(
-        self,
-        net: Net,
-        weights: Weights,
-        request: Request,
-        options: Mapping[str, list[Option]],
-        say: Callable[[str], None],
-    ) -> None:
-        self.net, self.weights, self.request = net, weights, request
-        self.options, self.say = options, say
-
-    def measure(self, choice: Choice) -> Measured:
-        forms = {name: option.what for name, option in choice.items() if option.what is not None}
-        after = replaced(self.net, forms, self.weights) if forms else None
-        request = self.request
-        return measure_nets(self.net, after, request.batch, request.threads, request.device)
-
-    def run(self, before_ms: float, target: float) -> tuple[_Try | None, bool]:
-        """The best try, and whether the table promised the target."""
-        whole = sum(found[0].ms for found in self.options.values())
-        rest = max(before_ms - whole, 0.0)
-        best: _Try | None = None
-        possible, seen = True, []
-        for number in range(_CORRECTIONS + 1):
-            choice, fits = allocate(self.options, before_ms / target - rest)
-            possible = possible and fits
-            if choice in seen or all(option.what is None for option in choice.values()):
-                break
-            seen.append(choice)
-            measured = self.measure(choice)
-            found = _Try(choice, measured)
-            least = target * (1.0 - TOLERANCE)
-            best = found if best is None else _better(best, found, least)
-            self.say(
-                f"try {number + 1}: predicted {before_ms / (rest + total_ms(choice)):.2f}x, "
-                f"measured {measured.speed_up:.2f}x"
-            )
-            if least <= measured.speed_up <= target * _GENEROUS:
-                break
-            rest = before_ms / measured.speed_up - total_ms(choice)
-        return best, possible
-
-
 def _targets(spec: NetSpec, found: Mapping[str, Target | str], source: str) -> dict[str, Target]:
     names = {layer.name for layer in spec.layers}
     chosen = {n: t for n, t in found.items() if isinstance(t, Target) and n in names}
     for target in chosen.values():
         require_finite(target, source)
     return chosen
+
+
+class _Planning:
+    """A net whose layers have a table of times."""
+
+    def __init__(self, whole: WholeNet, targets: Mapping[str, Target]) -> None:
+        self.whole, self.targets = whole, targets
+        self.spectra: dict[str, dict[str, Any]] = {name: {} for name in targets}
+        self.times: dict[str, LayerTimes] = {}
+        self.timers: dict[str, LayerTimer] = {}
+
+    def measure(self, choice: Choice, schedule: Schedule) -> Measured:
+        forms = {name: option.what for name, option in choice.items() if option.what is not None}
+        return self.whole.against(forms, schedule)
+
+    def options(self) -> dict[str, list[Option]]:
+        return {
+            name: layer_options(target, self.times[name], self.spectra[name])
+            for name, target in self.targets.items()
+        }
+
+    def confirm(self, choice: Choice) -> bool:
+        """Measure chosen forms of little gain again; whether the table changed for the worse."""
+        changed = False
+        for name, option in choice.items():
+            times = self.times[name]
+            if option.what is None or option.ms < (1.0 - _SMALL_GAIN) * times.whole_ms:
+                continue
+            ms = times.whole_ms * self.timers[name].fresh(option.what)
+            times.forms = [(f, ms if f == option.what else old) for f, old in times.forms]
+            changed |= ms > option.ms * (1.0 + MARGIN)
+        return changed
+
+    def confirmed_options(self, before_ms: float, target: float) -> dict[str, list[Option]]:
+        options = self.options()
+        for _ in range(_CONFIRMATIONS):
+            whole = sum(found[0].ms for found in options.values())
+            choice, _ = allocate(options, whole - before_ms * (1.0 - 1.0 / target))
+            changed = self.confirm(choice)
+            options = self.options()
+            if not changed:
+                break
+        return options
+
+
+def _verdict(outcome: Outcome, target: float, over: bool) -> str:
+    best = outcome.best
+    if best is None:
+        return (
+            f"no gain is possible: no choice of forms makes the net faster by {MARGIN:.0%} on "
+            "this machine, so it stays whole"
+        )
+    gain = best.measured.speed_up
+    if gain >= least_gain(target):
+        return "reached"
+    if outcome.fastest:
+        why = "the fastest measured forms of all layers do not suffice"
+    elif over:
+        why = "the time for measuring was up"
+    else:
+        why = "the sum of the layers promised more than the whole net gains"
+    return f"not reached: measured {gain:.2f}x of {target:.2f}x; {why}"
 
 
 def plan_for_time(
@@ -251,45 +207,72 @@ def plan_for_time(
     targets = _targets(measured_spec, found, stored.source)
     if not targets:
         raise PlanError(f"{record.origin or 'the net'}: has no layer that could be decomposed.")
-    whole = original(measured_spec, stored, request.batch)
-    table = latency_table(
-        targets, bottom_shapes(whole), LatencyCache(cache, request.threads, request.device),
-        threads=request.threads, device=request.device,
-        block=request.block or machine_info().channel_block, methods=request.methods,
-        progress=progress,
-    )  # fmt: skip
-    spectra: dict[str, dict[str, Any]] = {name: {} for name in targets}
-    options = {n: _options(target, table[n], spectra[n]) for n, target in targets.items()}
-    before = measure_nets(whole, None, request.batch, request.threads, request.device).before_ms
+    allowance = Allowance(request.seconds)
+    known = LatencyCache(cache, request.threads, request.device, request.export_for)
+    net_before = original(measured_spec, stored, request.batch)
+    whole = WholeNet(
+        net_before, stored, request.batch, request.threads, request.device, request.export_for
+    )
+    before = whole.alone()
     target = request.target(before)
-    say(f"whole net: {before:.3f} ms, {sum(t.whole_ms for t in table.values()):.3f} in its layers")
-    best, possible = _Search(whole, stored, request, options, say).run(before, target)
-    least = target * (1.0 - TOLERANCE)
-    if target <= 1.0:
-        best, verdict = None, f"the net takes {before:.3g} ms, which is within the budget"
-    elif best is None or best.measured.speed_up < 1.0 + MARGIN:
-        best, verdict = None, "no gain is possible: no choice of forms makes the net faster"
-    elif best.measured.speed_up >= least:
-        verdict = "reached"
+    planning = _Planning(whole, targets)
+    say(f"whole net: {before:.3f} ms; measuring takes {request.seconds:g} s at most")
+    planning.times, planning.timers = latency_table(
+        targets, bottom_shapes(net_before), known, threads=request.threads, device=request.device,
+        block=request.block or machine_info().channel_block, methods=request.methods,
+        allowance=Allowance(_TABLE_SHARE * request.seconds), progress=progress,
+        export_for=request.export_for,
+    )  # fmt: skip
+    within = target <= 1.0
+    outcome = Outcome(None)
+    if not within:
+        options = planning.confirmed_options(before, target)
+        known.save()
+        search = Search(options, planning.measure, say, lambda: allowance.spent)
+        outcome = search.run(before, target)
+    if within:
+        verdict = f"the net takes {before:.3g} ms, which is within the budget"
     else:
-        why = "" if possible else "; the fastest forms of all layers do not suffice"
-        verdict = f"not reached: {best.measured.speed_up:.2f}x is the most that was measured{why}"
+        verdict = _verdict(outcome, target, allowance.spent)
+    reached = within or verdict == "reached"
+    entries = _entries(found, planning, outcome, verdict)
+    settings = _settings(request, target, before, outcome, verdict, reached, planning)
+    return Plan(entries, net=record.origin, weights=stored.source, settings=settings)
+
+
+def _entries(
+    found: Mapping[str, Target | str], planning: _Planning, outcome: Outcome, verdict: str
+) -> list[LayerPlan]:
     entries = []
     for name, what in found.items():
-        if name in targets:
-            picked = best.choice[name] if best else options[name][0]
-            entry = _entry(targets[name], picked, table[name], spectra[name])
-            if best is None and entry.reason == "the budget holds without it":
-                entry = replace(entry, reason=verdict)
-            entries.append(entry)
-        else:
+        if name not in planning.targets:
             reason = what if isinstance(what, str) else "not in the TEST phase"
             entries.append(LayerPlan(name, WHOLE, reason=reason))
-    settings: dict[str, Any] = {
+            continue
+        times = planning.times[name]
+        picked = outcome.best.choice[name] if outcome.best else Option(times.whole_ms, 0.0)
+        entry = layer_entry(planning.targets[name], picked, times, planning.spectra[name])
+        if outcome.best is None and entry.reason == UNUSED:
+            entry = replace(entry, reason=verdict)
+        entries.append(entry)
+    return entries
+
+
+def _settings(
+    request: Request, target: float, before: float, outcome: Outcome, verdict: str,
+    reached: bool, planning: _Planning,
+) -> dict[str, Any]:  # fmt: skip
+    best = outcome.best
+    measured = best.measured if best else Measured(before, before, 1.0, 1.0, 1.0)
+    machine = machine_info()
+    return {
         "target_speedup": shown(target), "batch": request.batch, "threads": request.threads,
-        "device": request.device, "verdict": verdict,
-        "net_ms_before": shown(best.measured.before_ms if best else before),
-        "net_ms_after": shown(best.measured.after_ms if best else before),
-        "measured_speedup": shown(best.measured.speed_up) if best else 1.0,
+        "device": request.device, "onnx_target": request.export_for, "verdict": verdict, "reached": reached,
+        "net_ms_before": shown(measured.before_ms), "net_ms_after": shown(measured.after_ms),
+        "measured_speedup": shown(measured.speed_up),
+        "measured_interval": [shown(measured.low), shown(measured.high)],
+        "unstable": measured.unstable,
+        "predicted_error": shown(predicted_error(best.choice.values()) if best else 0.0),
+        "block": request.block or machine.channel_block,
+        "machine": machine.cpu, "onnxruntime": machine.versions["onnxruntime"],
     }  # fmt: skip
-    return Plan(entries, net=record.origin, weights=stored.source, settings=settings)

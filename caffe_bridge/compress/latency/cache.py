@@ -2,13 +2,16 @@
 
 ::
 
-    {"schema_version": 1,
+    {"schema_version": 2,
      "machines": {"AMD EPYC | avx2 fma avx512f | onnxruntime 1.20.0 | cpu | threads 2":
-                  {"Convolution 10x96x27x27 n256 k5x5 s1x1 p2x2 d1x1 g2 | pca 64": 3.21}}}
+                  {"Convolution 10x96x27x27 n256 k5x5 s1x1 p2x2 d1x1 g2 | pca 64":
+                   {"ms": 3.21, "ratio": 0.31, "spread": 1.04}}}}
 
 A time is looked up by everything that it depends on: processor and its flags, version of the
 runtime, device and threads; type of the layer, its batch, input shape and parameters; form and
-rank.
+rank. ``ratio`` is the time over that of the whole layer in the same run, ``spread`` the 90 %
+quantile of that ratio over its median. An unstable entry is never kept nor believed, and files of
+an older schema count as empty.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.bench import machine_info
+from caffe_bridge.compress.latency.together import Timed
 from caffe_bridge.errors import SchemaError
 from caffe_bridge.files import atomic_write
 
-_VERSION = 1
+_VERSION = 2
 
 
 def default_path() -> Path:
@@ -49,26 +53,50 @@ def _usable(data: Any) -> bool:
     )
 
 
+def _old(data: Any) -> bool:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    return isinstance(version, int) and 0 < version < _VERSION
+
+
+def _timed(value: Any) -> Timed | None:
+    """What an entry says, or None where it says nothing that can be believed."""
+    if not isinstance(value, dict):
+        return None
+    numbers: list[Any] = [value.get(name) for name in ("ms", "ratio", "spread")]
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
+        return None
+    if not all(math.isfinite(x) and x > 0 for x in numbers):
+        return None
+    found = Timed(*numbers)
+    return None if found.unstable else found
+
+
 class LatencyCache:
-    """Milliseconds by layer and form, for one machine, device and number of threads.
+    """Times by layer and form, for one machine, device and number of threads.
 
     Args:
         path: the JSON file; None keeps nothing beyond the process.
         threads: threads of one operator.
         device: "cpu" or "cuda".
+        export_for: the target of the exports that were timed.
 
     Raises:
         SchemaError: the file is no such cache.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, threads: int, device: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, threads: int, device: str,
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
         self.path = None if path is None else Path(path)
         self.key = machine_key(threads, device)
+        if export_for != "portable":
+            self.key += f" | {export_for}"
         self.hits = 0
-        self._fresh: dict[str, float] = {}
+        self._fresh: dict[str, dict[str, float]] = {}
         self._known = dict(self._read().get(self.key, {}))
 
-    def _read(self) -> dict[str, dict[str, float]]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         if self.path is None or not self.path.exists():
             return {}
         try:
@@ -78,27 +106,28 @@ class LatencyCache:
                 f"{self.path}: is no readable latency cache ({error}); delete it or give another "
                 "--cache."
             ) from error
+        if _old(data):
+            return {}
         if not _usable(data):
             raise SchemaError(
                 f"{self.path}: is no latency cache of this version; delete it or give another "
                 "--cache."
             )
-        found: dict[str, dict[str, float]] = data["machines"]
+        found: dict[str, dict[str, Any]] = data["machines"]
         return found
 
-    def get(self, entry: str) -> float | None:
-        """The time of an entry, or None if it was never measured."""
-        value = self._known.get(entry)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        if not math.isfinite(value) or value <= 0:
-            return None
-        self.hits += 1
-        return float(value)
+    def get(self, entry: str) -> Timed | None:
+        """The time of an entry, or None if it was never measured well."""
+        found = _timed(self._known.get(entry))
+        self.hits += found is not None
+        return found
 
-    def put(self, entry: str, ms: float) -> None:
-        """Remember a time until :meth:`save`, and after it in the file."""
-        self._known[entry] = self._fresh[entry] = round(ms, 5)
+    def put(self, entry: str, timed: Timed) -> None:
+        """Remember a time until :meth:`save`, and after it in the file; not an unstable one."""
+        if timed.unstable:
+            return
+        values = {"ms": timed.ms, "ratio": timed.ratio, "spread": timed.spread}
+        self._known[entry] = self._fresh[entry] = {n: round(x, 5) for n, x in values.items()}
 
     def save(self) -> None:
         """Add the new times to the file; those that others added meanwhile stay.

@@ -7,6 +7,7 @@ multiply-accumulates nothing can be gained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,12 +52,18 @@ def grid(most: int, step: int) -> list[int]:
 
 
 def _pairs(most: tuple[int, ...], step: int) -> list[Rank]:
-    made: list[Rank] = []
-    for share in _SHARES:
-        pair = tuple(min(max(round(m * share / step), 1) * step, m) for m in most)
-        if pair not in made and pair != most:
-            made.append(pair)
-    return made
+    """Pairs of ranks whose shares are equal or neighbours, smallest layers first."""
+    made: set[tuple[int, ...]] = set()
+    for position, first in enumerate(_SHARES):
+        for second in _SHARES[max(position - 1, 0) : position + 2]:
+            pair = tuple(
+                min(max(round(m * share / step), 1) * step, m)
+                for m, share in zip(most, (first, second), strict=True)
+            )
+            if pair != most:
+                made.add(pair)
+    pairs = sorted(made, key=lambda pair: (math.prod(pair), pair))
+    return [*pairs]
 
 
 def forms_of(target: Target, block: int, methods: Sequence[str] = FORMS) -> dict[str, list[Form]]:

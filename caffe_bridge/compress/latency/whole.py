@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from caffe_bridge.bench import Schedule, make_session, measure, speed_up
+from caffe_bridge.bench import BenchSession, Schedule, measure, speed_up
 from caffe_bridge.compress.latency.forms import Form
 from caffe_bridge.compress.latency.single import fill_small
+from caffe_bridge.compress.latency.together import open_session
 from caffe_bridge.graph import NetSpec, Shape, layer_spec
 from caffe_bridge.net import Net, with_inputs
-from caffe_bridge.onnx_export import convert
 from caffe_bridge.schema import Weights
 
 #: Short, because it is repeated for every correction; interleaved, so that drift meets both.
 SCHEDULE = Schedule(
-    min_runs=30, min_seconds=0.6, warmup_runs=3, warmup_seconds=0.1, block=5, max_seconds=6.0
+    min_runs=24, min_seconds=0.6, warmup_runs=2, warmup_seconds=0.1, block=2, max_seconds=4.0
+)
+#: For the numbers that a plan is judged by; never the samples that selected it.
+FRESH = Schedule(
+    min_runs=60, min_seconds=1.5, warmup_runs=3, warmup_seconds=0.1, block=3, max_seconds=12.0
 )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Median milliseconds of two nets in one interleaved run, and the ratio of the medians."""
+    """Median milliseconds of two nets in one interleaved run, and the ratio of the medians.
+
+    ``low`` and ``high`` bound the ratio's 95 % interval; ``unstable`` as in
+    :class:`~caffe_bridge.bench.Stats`.
+    """
 
     before_ms: float
     after_ms: float
     speed_up: float
+    low: float
+    high: float
+    unstable: bool = False
 
 
 def original(spec: NetSpec, weights: Weights, batch: int) -> Net:
@@ -42,8 +51,11 @@ def original(spec: NetSpec, weights: Weights, batch: int) -> Net:
     return net.eval()
 
 
-def replaced(net: Net, forms: Mapping[str, Form], weights: Weights) -> Net:
-    """The net with layers in other forms, whose weights are random: only time counts here."""
+def replaced(net: Net, forms: Mapping[str, Form], weights: Weights | None) -> Net:
+    """The net with layers in other forms, whose weights are random: only time counts here.
+
+    Without ``weights`` all layers get random ones.
+    """
     layers = []
     fresh: list[str] = []
     for layer in net.spec.layers:
@@ -54,28 +66,55 @@ def replaced(net: Net, forms: Mapping[str, Form], weights: Weights) -> Net:
         made = form.method.records(layer.record, form.rank)
         fresh += [record.name for record in made]
         layers += [layer_spec(record) for record in made]
-    small = Net(net.spec.with_layers(tuple(layers)), weights=weights)
-    fill_small(small, fresh)
+    small = Net(net.spec.with_layers(tuple(layers)), weights=weights, seed=0)
+    fill_small(small, None if weights is None else fresh)
     return small.eval()
 
 
-def measure_nets(
-    before: Net, after: Net | None, batch: int, threads: int, device: str = "cpu"
-) -> Measured:
-    """Time two nets against each other; with ``after`` None only the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        nets = {"before": before} if after is None else {"before": before, "after": after}
-        sessions = {
-            name: make_session(
-                convert(net, Path(folder) / f"{name}.onnx"), threads, device, batch=batch
-            )
-            for name, net in nets.items()
-        }
+class WholeNet:
+    """The original net, ready to be timed against what could become of it.
+
+    Args:
+        net: the original.
+        weights: its weights.
+        batch: images of one run.
+        threads: threads of one operator.
+        device: "cpu" or "cuda".
+        export_for: the target of the export.
+
+    Raises:
+        BridgeError: it cannot be exported or run.
+    """
+
+    def __init__(
+        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu",
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
+        self.net, self.weights = net, weights
+        self.batch, self.threads, self.device = batch, threads, device
+        self.export_for = export_for
+        self.session = open_session(net, batch, threads, device, export_for)
+
+    def alone(self) -> float:
+        """Median milliseconds of the original."""
+        return self._measure({"before": self.session}, SCHEDULE).before_ms
+
+    def against(self, forms: Mapping[str, Form], schedule: Schedule = SCHEDULE) -> Measured:
+        """The original and the net with layers in other forms, interleaved."""
+        after = replaced(self.net, forms, self.weights)
+        session = open_session(after, self.batch, self.threads, self.device, self.export_for)
+        return self._measure({"before": self.session, "after": session}, schedule)
+
+    def _measure(self, sessions: Mapping[str, BenchSession], schedule: Schedule) -> Measured:
         timings = measure(
-            sessions, SCHEDULE.min_runs, SCHEDULE.min_seconds, SCHEDULE.warmup_runs,
-            SCHEDULE.warmup_seconds, SCHEDULE.block, SCHEDULE.max_seconds,
+            sessions, schedule.min_runs, schedule.min_seconds, schedule.warmup_runs,
+            schedule.warmup_seconds, schedule.block, schedule.max_seconds,
         )  # fmt: skip
-    first = timings["before"]
-    last = timings.get("after", first)
-    ratio = speed_up(first, last, draws=200).ratio
-    return Measured(first.stats().median_ms, last.stats().median_ms, ratio)
+        first = timings["before"]
+        last = timings.get("after", first)
+        gain = speed_up(first, last, draws=400)
+        stats = [timing.stats(self.device) for timing in (first, last)]
+        return Measured(
+            stats[0].median_ms, stats[1].median_ms, gain.ratio, gain.low, gain.high,
+            any(each.unstable for each in stats),
+        )  # fmt: skip

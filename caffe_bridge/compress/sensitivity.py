@@ -1,0 +1,280 @@
+"""Sensitivity scan: what one layer alone at a lower rank costs the whole net, on data.
+
+For every layer and every level (a share of its largest rank) the net is rewritten with that one
+layer decomposed and run on the same batches. Two numbers come out: the relative error of the blob
+that is judged,
+
+    error = |z' - z| / |z|         z of the whole net, z' of the changed one,
+
+and where the net scores itself (a blob ``accuracy``) the accuracy, else the share of items whose
+largest value stays at its place. Each point is stored as soon as it is known, so that a scan that
+was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffe_bridge.compress.calibration import Feed
+from caffe_bridge.compress.decompose import Decomposition, decomposition
+from caffe_bridge.compress.plan import LayerPlan, Plan
+from caffe_bridge.compress.rewrite import as_weights_of, rewrite
+from caffe_bridge.compress.target import Target, find_targets
+from caffe_bridge.errors import PlanError
+from caffe_bridge.files import atomic_write, require_file
+from caffe_bridge.graph import load_net
+from caffe_bridge.net import Net
+from caffe_bridge.schema import Record, Weights, format_text
+
+LEVELS = (0.125, 0.25, 0.5, 0.75)
+#: Types whose bottom is judged in place of their top: errors show before the softmax.
+_ENDS = ("Softmax", "SoftmaxWithLoss", "Accuracy", "ArgMax")
+#: Loss of a layer's rank, as the budget takes it: squared relative error.
+Loss = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One layer at one rank.
+
+    Attributes:
+        layer: its name.
+        rank: total over the groups.
+        most: its largest rank.
+        error: relative error of the judged blob.
+        score: accuracy, or the share of items whose largest value stays.
+    """
+
+    layer: str
+    rank: int
+    most: int
+    error: float
+    score: float
+
+    @property
+    def level(self) -> float:
+        """Share of the largest rank."""
+        return self.rank / self.most
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All points of a net.
+
+    Attributes:
+        blob: what is judged.
+        scored: "accuracy", or "agreement" of the largest value with the whole net's.
+        whole: score of the whole net.
+        method: the decomposition.
+        points: in prototxt order, ranks ascending.
+    """
+
+    blob: str
+    scored: str
+    whole: float
+    method: str
+    points: tuple[Point, ...]
+
+
+def judged_blob(net: Net) -> str:
+    """The blob whose error is measured: what the last layer scores, or what it makes."""
+    node = net.built.graph.nodes[-1]
+    if node.layer.type in _ENDS:
+        return node.inputs[0].blob
+    return node.outputs[0].blob
+
+
+@torch.no_grad()
+def _answers(net: Net, feeds: Sequence[Feed], blob: str) -> tuple[list[np.ndarray], float | None]:
+    values, scores = [], []
+    for feed in feeds:
+        net(feed)
+        values.append(net.values[blob].double().numpy())
+        if "accuracy" in net.values:
+            scores.append(float(net.values["accuracy"].mean()))
+    return values, float(np.mean(scores)) if scores else None
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values.reshape(len(values), -1).argmax(axis=1))
+
+
+def _ranks(method: Decomposition, target: Target, levels: Iterable[float]) -> list[int]:
+    most = method.max_rank(target.blob, target.group)
+    if not isinstance(most, int):
+        raise PlanError(f"method {method.name} has two ranks; scan with pca, svd or spatial.")
+    each = most // target.group
+    return sorted({max(1, min(each, round(level * each))) * target.group for level in levels})
+
+
+def _key(net: Record, weights: Weights, feeds: Sequence[Feed], method: str, blob: str) -> str:
+    made = hashlib.sha256(format_text(net).encode())
+    for name, blobs in weights.blobs.items():
+        made.update(name.encode())
+        for stored in blobs:
+            if stored is not None:
+                made.update(np.ascontiguousarray(stored.array()).tobytes())
+    for feed in feeds:
+        for name, value in feed.items():
+            made.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())
+    made.update(f"{method} {blob}".encode())
+    return made.hexdigest()
+
+
+def _stored(path: Path | None, key: str) -> dict[tuple[str, int], Point]:
+    """Points of an earlier scan of the same net, weights and data."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = [Point(**point) for point in data["points"]] if data["key"] == key else []
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {(point.layer, point.rank): point for point in found}
+
+
+def _write(path: Path | None, key: str, scan: Scan) -> None:
+    if path is None:
+        return
+    data = {"key": key, **asdict(scan)}
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(data, indent=1) + "\n").encode())
+
+
+def scan_net(
+    net: Record,
+    weights: Weights,
+    feeds: Sequence[Feed],
+    *,
+    levels: Iterable[float] = LEVELS,
+    layers: Sequence[str] | None = None,
+    method: str = "pca",
+    include_fc: bool = True,
+    blob: str = "",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scan:
+    """Decompose one layer at a time, at several ranks, and judge the net.
+
+    Args:
+        net: unfiltered NetParameter in the current format; its TEST net is judged.
+        weights: its weights.
+        feeds: batches.
+        levels: shares of the largest rank, in (0, 1].
+        layers: names; all that can be decomposed when None.
+        method: a decomposition with one rank.
+        include_fc: fully connected layers too, when ``layers`` is None.
+        blob: what is judged; see :func:`judged_blob` when empty.
+        cache: JSON file that is read first and written after every point.
+        progress: told the layer, how many points are done, and of how many.
+
+    Raises:
+        PlanError: no batch, a level out of range, or a layer that cannot be decomposed.
+        WeightError: the weights do not belong to the net.
+    """
+    if not feeds:
+        raise PlanError("a sensitivity scan wants at least one batch of inputs.")
+    levels = tuple(levels)
+    for level in levels:
+        if not 0 < level <= 1:
+            raise PlanError(f"level {level:g}: give a share of the largest rank, in (0, 1].")
+    made, path = decomposition(method), Path(cache) if cache is not None else None
+    whole = Net(load_net(net, "TEST"), weights=weights)
+    blob = blob or judged_blob(whole)
+    dense, accuracy = _answers(whole, feeds, blob)
+    norm = float(np.sqrt(sum(np.sum(v**2) for v in dense)))
+    work = [
+        (target, rank)
+        for target in _targets(net, weights, whole, made, layers, include_fc)
+        for rank in _ranks(made, target, levels)
+    ]
+    key = _key(net, weights, feeds, method, blob)
+    known = _stored(path, key)
+    points: list[Point] = []
+    scored = "agreement" if accuracy is None else "accuracy"
+    scan = Scan(blob, scored, 1.0 if accuracy is None else accuracy, method, ())
+    for number, (target, rank) in enumerate(work):
+        if progress is not None:
+            progress(target.name, number, len(work))
+        point = known.get((target.name, rank))
+        if point is None:
+            record, blobs = rewrite(net, weights, Plan([LayerPlan(target.name, method, rank)]))
+            low = Net(load_net(record, "TEST"), weights=as_weights_of(blobs))
+            found, score = _answers(low, feeds, blob)
+            gap = sum(float(np.sum((a - b) ** 2)) for a, b in zip(found, dense, strict=True))
+            same = [_largest(a) == _largest(b) for a, b in zip(found, dense, strict=True)]
+            most = made.max_rank(target.blob, target.group)
+            point = Point(
+                target.name, rank, most if isinstance(most, int) else 0,
+                float(np.sqrt(gap)) / norm if norm else 0.0,
+                float(np.concatenate(same).mean()) if score is None else score,
+            )  # fmt: skip
+        points.append(point)
+        scan = Scan(blob, scored, scan.whole, method, tuple(points))
+        _write(path, key, scan)
+    return scan
+
+
+def _targets(
+    net: Record, weights: Weights, whole: Net, method: Decomposition,
+    layers: Sequence[str] | None, include_fc: bool,
+) -> list[Target]:  # fmt: skip
+    found = find_targets(net, weights)
+    present = {layer.name for layer in whole.built.layers}
+    for name in layers or ():
+        target = found.get(name, "it is no layer with a weight matrix")
+        reason = target if isinstance(target, str) else method.refusal(target)
+        if reason or name not in present:
+            raise PlanError(f"layer {name} cannot be scanned: {reason or 'not in the TEST net'}.")
+    return [
+        target for name, target in found.items()
+        if isinstance(target, Target) and name in present and not method.refusal(target)
+        and (name in layers if layers is not None else include_fc or not target.is_fc)
+    ]  # fmt: skip
+
+
+def read_scan(path: str | os.PathLike[str]) -> Scan:
+    """A scan that was written before.
+
+    Raises:
+        PlanError: the file is no scan.
+    """
+    text = require_file(path, "sensitivity").read_text(encoding="utf-8", errors="replace")
+    try:
+        data: dict[str, Any] = json.loads(text)
+        points = tuple(Point(**point) for point in data["points"])
+        return Scan(data["blob"], data["scored"], data["whole"], data["method"], points)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlanError(
+            f"{path}: is no sensitivity scan ({error}); write one with 'caffe-bridge sensitivity'."
+        ) from error
+
+
+def losses(scan: Scan) -> Mapping[str, Loss]:
+    """Squared error of the judged blob as a function of the rank, for each scanned layer.
+
+    Between the ranks that were measured it is interpolated, and below the lowest continued by the
+    ratio of ranks; it never falls as the rank falls.
+    """
+    found: dict[str, Loss] = {}
+    for name in dict.fromkeys(point.layer for point in scan.points):
+        own = sorted((p for p in scan.points if p.layer == name), key=lambda p: p.rank)
+        ranks = [p.rank for p in own] + [own[0].most + (own[-1].rank == own[0].most)]
+        errors = np.maximum.accumulate([0.0, *(p.error**2 for p in reversed(own))])[::-1]
+
+        def loss(rank: int, ranks: Sequence[int] = ranks, errors: np.ndarray = errors) -> float:
+            if rank < ranks[0]:
+                return float(errors[0]) * ranks[0] / rank
+            return float(np.interp(rank, ranks, errors))
+
+        found[name] = loss
+    return found
