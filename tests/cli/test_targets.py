@@ -95,3 +95,19 @@ def test_decompose_passes_the_target(lrn: Path, capsys: Capture) -> None:
     model = onnx.load(done["onnx"])
     assert "Gather" in [node.op_type for node in model.graph.node]
     assert json.loads(Path("low/plan.json").read_text())
+
+
+def test_plans_time_exports_for_the_target(lrn: Path, capsys: Capture) -> None:
+    call(capsys, "plan", "lrn.prototxt", "lrn.caffemodel", "--target-speedup", 1.5, "--seconds", 2,
+         "--target", "ort-cpu", "--cache", "times.json", "-o", "plan.json")  # fmt: skip
+    settings = json.loads(Path("plan.json").read_text())["settings"]
+    assert settings["onnx_target"] == "ort-cpu"
+    machines = json.loads(Path("times.json").read_text())["machines"]
+    assert all(key.endswith(" | ort-cpu") for key in machines)
+
+
+def test_bench_takes_files_as_they_are(lrn: Path, capsys: Capture) -> None:
+    assert call(capsys, *CONVERT).status == 0
+    result = call(capsys, "bench", "lrn.onnx", "--target", "ort-cpu")
+    assert result.status == 2
+    assert "--target goes with --paper only" in result.err

@@ -267,7 +267,8 @@ def _settings(
     machine = machine_info()
     return {
         "target_speedup": shown(target), "batch": request.batch, "threads": request.threads,
-        "device": request.device, "onnx_target": request.export_for, "verdict": verdict, "reached": reached,
+        "device": request.device, "onnx_target": request.export_for,
+        "verdict": verdict, "reached": reached,
         "net_ms_before": shown(measured.before_ms), "net_ms_after": shown(measured.after_ms),
         "measured_speedup": shown(measured.speed_up),
         "measured_interval": [shown(measured.low), shown(measured.high)],
