@@ -25,6 +25,7 @@ VERBS = {
     "train": ("train", "Train with a solver prototxt."),
     "test": ("test", "Score a trained model on its test data."),
     "time": ("time", "Time every layer of a net forward and backward."),
+    "force-scan": ("force_scan", "Propose values of force_decay for a net and its data."),
     "device_query": ("device_query", "Show the processors on which nets can run."),
     "ranks": ("ranks", "Show the rank of every layer at a given energy."),
     "sensitivity": ("sensitivity", "What each layer alone at a lower rank costs the net, on data."),

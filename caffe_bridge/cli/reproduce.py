@@ -26,27 +26,38 @@ RECIPES = {
 @click.option("--data", default="data", show_default=True,
               help="Folder of the data bases that 'caffe-bridge dataset' made.")  # fmt: skip
 @click.option("--weights", default="", help="Trained baseline, instead of training one a seed.")
+@click.option("--deploy", default="", help="Deploy net of --weights, if not the recipe's own.")
 @click.option("--recipes", default="solvers", show_default=True,
               help="Folder of the recipes, where experiment.json files lie.")  # fmt: skip
 @click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
 @click.option("--seeds", type=int, default=None, help="How many of the seeds; all by default.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N], for training.")
+@click.option("--profile", type=click.Choice(["cpu", "gpu"]), default=None,
+              help="Lengths and sweep for that; by default as --device.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
+              help="How many nets train at a time, one thread each.")  # fmt: skip
+@click.option("--adopt", is_flag=True,
+              help="Take trainings run by hand that lie in FOLDER/NAME_sSEED.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Time only briefly.")
 @click.option("--report-only", is_flag=True, help="Rebuild the report from FOLDER/results.json.")
 def command(
-    name: str, folder: str, data: str, weights: str, recipes: str, scale: float,
-    seeds: int | None, device: str, quick: bool, report_only: bool,
+    name: str, folder: str, data: str, weights: str, deploy: str, recipes: str, scale: float,
+    seeds: int | None, device: str, profile: str | None, jobs: int, adopt: bool, quick: bool,
+    report_only: bool,
 ) -> None:  # fmt: skip
     """Reproduce an experiment of the paper in FOLDER (reproduce/NAME by default).
 
     Baseline, force over a sweep of strengths, ranks, decomposition, fine-tuning, ONNX, timing and
-    a report. Started again, it does only what is not done yet or has changed.
+    a report. Started again, it does only what is not done yet or has changed. alexnet-speed trains
+    nothing: it times AlexNet at the paper's ranks.
     """
     from caffe_bridge.cli.runtime import check_device
     from caffe_bridge.errors import DataError
-    from caffe_bridge.experiment.report import RESULTS, load_results, write_report
+    from caffe_bridge.experiment.page import RESULTS, load_results
+    from caffe_bridge.experiment.report import write_report
     from caffe_bridge.experiment.run import reproduce
     from caffe_bridge.experiment.spec import FILE, load_experiment
+    from caffe_bridge.experiment.speed import load_speed, run_speed
 
     place = Path(folder or f"reproduce/{name}")
     console = Console(highlight=False, markup=False)
@@ -54,13 +65,25 @@ def command(
         made = write_report(place, load_results(place / RESULTS))
         console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
         return
+    if deploy and not weights:
+        raise click.UsageError("--deploy names the net of --weights; give both.")
     check_device(device)
-    experiment = load_experiment(Path(recipes) / RECIPES[name] / FILE).scaled(scale, seeds)
+    file = Path(recipes) / RECIPES[name] / FILE
+    if name == "alexnet-speed":
+        made = run_speed(
+            load_speed(file), place, device, quick,
+            lambda text: console.print(text, soft_wrap=True),
+        )  # fmt: skip
+        console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
+        return
+    experiment = load_experiment(file, profile or ("cpu" if device == "cpu" else "gpu"))
+    experiment = experiment.scaled(scale, seeds)
     if not Path(data).is_dir():
         raise DataError(f"--data {data}: no such folder; make it with 'caffe-bridge dataset'.")
     with training_bar(console) as (bar, progress):
         made = reproduce(
-            experiment, place, Path(data), weights=weights, device=device, quick=quick,
+            experiment, place, Path(data), weights=weights, deploy=deploy, device=device,
+            quick=quick, jobs=jobs, adopt=adopt,
             say=lambda text: bar.console.print(text, soft_wrap=True), progress=progress,
         )  # fmt: skip
     console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)

@@ -132,21 +132,25 @@ def make_mnist(
 
 
 def make_cifar10(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], backend: str = "lmdb"
-) -> list[Path]:
+    source: str | os.PathLike[str], target: str | os.PathLike[str], backend: str = "lmdb",
+    pad: int = 0,
+) -> list[Path]:  # fmt: skip
     """Write ``cifar10_train_<backend>``, ``cifar10_test_<backend>`` (keys ``%05d``) and the mean.
 
-    The mean of the training images goes to ``mean.binaryproto``.
+    The mean of the training images goes to ``mean.binaryproto``. With a ``pad`` the images get a
+    border of so many zeros and the names begin with ``cifar10_pad<N>_``, the mean's too.
     Caffe source: examples/cifar10/create_cifar10.sh, convert_cifar_data.cpp.
 
     Raises:
         DataError: see :func:`read_cifar10`; or a folder exists already.
     """
     parts = {part: read_cifar10(source, part) for part in ("train", "test")}
+    stem = f"cifar10_pad{pad}" if pad else "cifar10"
     made = []
     for part, (images, labels) in parts.items():
-        made.append(Path(target) / f"cifar10_{part}_{backend}")
-        write_datums(made[-1], images, labels, backend, b"%05d")
-    mean = Path(target) / "mean.binaryproto"
+        made.append(Path(target) / f"{stem}_{part}_{backend}")
+        border = ((0, 0), (0, 0), (pad, pad), (pad, pad))
+        write_datums(made[-1], np.pad(images, border), labels, backend, b"%05d")
+    mean = Path(target) / (f"{stem}_mean.binaryproto" if pad else "mean.binaryproto")
     write_blob(compute_mean(made[0], backend), mean)
     return [*made, mean]

@@ -14,7 +14,7 @@ from caffe_bridge.bench.report import to_json
 from caffe_bridge.compress import make_plan, rank_table, rewrite
 from caffe_bridge.demo.digits import write_digits
 from caffe_bridge.experiment.stages import Stage
-from caffe_bridge.experiment.train import Progress, score, train
+from caffe_bridge.experiment.train import Job, Progress, score, train, write_solver
 from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export import export, save
@@ -97,7 +97,8 @@ class Journey:
         return {**sizes, "headline": f"{train} digits to train, {test} to test"}
 
     def _train(self, title: str, folder: str, solver: Record, weights: str) -> dict[str, Any]:
-        return train(title, folder, solver, weights, self.progress)
+        write_solver(solver)
+        return train(Job(folder, weights, title=title), self.progress)
 
     def baseline(self, _results: dict[str, Any]) -> dict[str, Any]:
         """From the fillers."""

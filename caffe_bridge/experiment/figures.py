@@ -51,8 +51,10 @@ def rank_bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], energy: flo
         width = 0.81 / len(series)
         for index, (name, values) in enumerate(series):
             places = [i + (index - (len(series) - 1) / 2) * width for i in range(len(layers))]
-            bars = axes.bar(places, values, width * 0.93, label=name, color=COLOURS[index])
-            axes.bar_label(bars, fontsize=9)
+            bars = axes.bar(
+                places, values, width * 0.93, label=name, color=COLOURS[index % len(COLOURS)]
+            )
+            axes.bar_label(bars, fontsize=9 if len(layers) < 8 else 6)
         axes.set_xticks(range(len(layers)), layers)
         axes.set_ylabel(f"rank at energy {energy:g}")
         axes.legend(frameon=False, ncols=len(series), loc="upper left")

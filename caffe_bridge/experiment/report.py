@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
-
 from caffe_bridge.bench import BenchResult, conditions, from_json
-from caffe_bridge.errors import SchemaError
+from caffe_bridge.experiment.comparisons import comparisons
 from caffe_bridge.experiment.figures import (
     BLUE,
     COLOURS,
+    DARK,
     curves,
     latency_bars,
     rank_bars,
     trade_off,
 )
+from caffe_bridge.experiment.page import RESULTS, Page, write_page
+from caffe_bridge.experiment.runs import tuned_key
+from caffe_bridge.experiment.speed import SPEED, speed_page
 from caffe_bridge.experiment.summary import (
     Rows,
     bench_table,
     dense_rows,
     dense_table,
+    forms_table,
+    goal_of,
     tuned_table,
     variant_title,
     verdicts,
 )
-from caffe_bridge.files import atomic_write, require_file
-
-RESULTS = "results.json"
-#: Version of the form of results.json.
-VERSION = 1
-
-
-def load_results(path: Path) -> dict[str, Any]:
-    """Read a results.json.
-
-    Raises:
-        SchemaError: missing, no JSON, or of another version.
-    """
-    require_file(path, "results")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SchemaError(f"{path}: is not JSON ({error}).") from error
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise SchemaError(
-            f"{path}: is no results file of version {VERSION}; run 'caffe-bridge reproduce' again."
-        )
-    return document
 
 
 def _rank_figure(document: dict[str, Any]) -> str:
@@ -66,6 +45,23 @@ def _rank_figure(document: dict[str, Any]) -> str:
     return rank_bars(tables, document["experiment"]["energy"])
 
 
+def _paper_ranks_figure(document: dict[str, Any]) -> list[tuple[str, str]]:
+    nets = dict(document["experiment"]["paper_ranks"])
+    if not nets:
+        return []
+    full = nets.pop("full")
+    layers = [str(number) for number in range(1, len(full) + 1)]
+    tables = {
+        name: {
+            layer: {"rank": rank, "full": most}
+            for layer, rank, most in zip(layers, ranks, full, strict=True)
+        }
+        for name, ranks in nets.items()
+    }
+    drawn = rank_bars(tables, document["experiment"]["energy"])
+    return [("The same layers in the paper (Figure 5)", drawn)]
+
+
 def _trade_off_figure(document: dict[str, Any]) -> str:
     # One seed throughout: points of other seeds exist for the kept strengths only.
     tables, results = document["results"]["ranks"]["tables"], document["results"]
@@ -78,29 +74,40 @@ def _trade_off_figure(document: dict[str, Any]) -> str:
     runs = document["runs"]
     series = [
         ("baseline", [point(runs[0], "")], BLUE),
-        ("control", [point(runs[1], "")], "#555555"),
+        ("control", [point(runs[1], "")], DARK),
     ]
-    kinds = list(dict.fromkeys(run["force_type"] for run in runs if run["force_type"]))
+    kinds = list(dict.fromkeys(run["kind"] for run in runs if run["kind"]))
     for kind, colour in zip(kinds, COLOURS[2:], strict=False):
-        points = [point(r, f"{r['force_decay']:g}") for r in runs if r["force_type"] == kind]
+        points = [point(r, f"{r['force_decay']:g}") for r in runs if r["kind"] == kind]
         series.append((kind, points, colour))
-    floor = results[f"baseline_s{seed}"]["accuracy"] - document["experiment"]["tolerance"]
+    goal = goal_of(document)
+    floor = results[f"{goal.against}_s{seed}"]["accuracy"] - goal.within
     return trade_off(series, floor)
 
 
+def _mean_curve(document: dict[str, Any], name: str) -> list[list[float]]:
+    """Test accuracy over the iterations of fine-tuning, mean of the seeds; 0 is as decomposed."""
+    results, curves_of = document["results"], []
+    for seed in document["seeds"]:
+        start = results[f"decompose_s{seed}"]["nets"][name]["accuracy"]
+        scores = results[tuned_key(name, seed)]["accuracies"]
+        curves_of.append([[0, start], *(p for p in scores if p[0])])
+    return [
+        [points[0][0], sum(p[1] for p in points) / len(points)]
+        for points in zip(*curves_of, strict=False)
+    ]
+
+
 def _tuning_figures(document: dict[str, Any]) -> list[tuple[str, str]]:
-    results, seed = document["results"], document["seeds"][0]
     made = []
     for name in document["variants"]:
         if f"baseline@{name}" not in document["variants"]:
             continue
+        starts = ((f"baseline@{name}", BLUE), (f"control@{name}", DARK), (name, COLOURS[2]))
         series = []
-        for one, colour in ((f"baseline@{name}", BLUE), (name, COLOURS[2])):
-            key = f"finetune_{one.replace('@', '_at_')}_s{seed}"
-            points = [[0, results[f"decompose_s{seed}"]["nets"][one]["accuracy"]],
-                      *(p for p in results[key]["accuracies"] if p[0])]  # fmt: skip
-            title = "from the baseline" if "@" in one else f"from the {name} net"
-            series.append((title, points, colour))
+        for one, colour in starts:
+            title = f"from the {one.partition('@')[0]}" if "@" in one else f"from the {name} net"
+            series.append((title, _mean_curve(document, one), colour))
         made.append((f"{name}, the same ranks", curves(series, "test accuracy, %", percent=True)))
     return made
 
@@ -119,6 +126,7 @@ def figures(document: dict[str, Any]) -> list[tuple[str, str]]:
     """(title, SVG) of every figure."""
     made = [
         ("Ranks of the forced layers (Figure 5 of the paper)", _rank_figure(document)),
+        *_paper_ranks_figure(document),
         ("Accuracy against mean rank ratio (Figure 6)", _trade_off_figure(document)),
         ("Training loss with and without force", _loss_figure(document)),
     ]
@@ -135,54 +143,44 @@ def _facts(document: dict[str, Any]) -> list[str]:
     seconds = document["seconds"]
     lengths = ", ".join(f"{part} {n}" for part, n in e["iterations"].items())
     start = "trained here" if not settings["weights"] else "given weights, the same for all seeds"
+    taken = [key for key, found in document["results"].items() if found.get("adopted")]
+    told = [f"Trained by 'caffe-bridge train' and taken over: {', '.join(taken)}."] if taken else []
     return [
-        f"Written by caffe_bridge {settings['version']}.",
+        f"Written by caffe_bridge {settings['version']}; profile {settings['profile']}.",
         f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
         f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
         f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, training on "
         f"{settings['device']}.",
+        *(f"Schedule of {part}: {_fields(fields)}." for part, fields in e["schedule"].items()),
+        *told,
         conditions(_bench(document)),
     ]
 
 
+def _fields(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
 def _tables(document: dict[str, Any]) -> list[tuple[str, list[str], Rows]]:
-    paper = [[row["what"], row["value"], row["source"]] for row in document["experiment"]["paper"]]
     return [
         ("Dense nets", *dense_table(document)),
         ("Low-rank nets", *tuned_table(document)),
+        ("Form of every layer that the planner picked", *forms_table(document)),
         ("Measured times", *bench_table(document)),
-        ("The paper's numbers", ["what", "value", "source"], paper),
+        *comparisons(document),
     ]
+
+
+def _page(document: dict[str, Any]) -> Page:
+    if document.get("kind") == SPEED:
+        return speed_page(document)
+    names = ", ".join(variant_title(name) for name in document["variants"])
+    return Page(
+        document["experiment"]["title"], _facts(document), verdicts(document), _tables(document),
+        figures(document), f"Low-rank nets: {names}.",
+    )  # fmt: skip
 
 
 def write_report(folder: Path, document: dict[str, Any]) -> list[Path]:
     """Write report.html, report.md and figures/*.svg into a folder; returns the first two."""
-    (folder / "figures").mkdir(exist_ok=True)
-    drawn = figures(document)
-    for number, (_, svg) in enumerate(drawn, 1):
-        with atomic_write(folder / "figures" / f"{number}.svg") as stream:
-            stream.write(svg.replace("<svg", '<svg version="1.1"', 1).encode())
-    template = resources.files("caffe_bridge.experiment").joinpath("report.html.j2")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(template.read_text("utf-8")).render(
-        title=document["experiment"]["title"], facts=_facts(document),
-        verdicts=verdicts(document), tables=_tables(document),
-        figures=[(title, markupsafe.Markup(svg)) for title, svg in drawn],
-    )  # fmt: skip
-    made = [folder / "report.html", folder / "report.md"]
-    for path, text in zip(made, (html, _markdown(document, drawn)), strict=True):
-        with atomic_write(path) as stream:
-            stream.write(text.encode())
-    return made
-
-
-def _markdown(document: dict[str, Any], drawn: list[tuple[str, str]]) -> str:
-    lines = [f"# {document['experiment']['title']}", ""]
-    lines += [f"- {fact}" for fact in (*_facts(document), *verdicts(document))]
-    for title, head, rows in _tables(document):
-        lines += ["", f"## {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", "## Figures", ""]
-    lines += [f"![{title}](figures/{number}.svg)" for number, (title, _) in enumerate(drawn, 1)]
-    names = ", ".join(variant_title(name) for name in document["variants"])
-    return "\n".join([*lines, "", f"Low-rank nets: {names}.", ""])
+    return write_page(folder, _page(document))

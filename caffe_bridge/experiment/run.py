@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.experiment.pipeline import Reproduction, dense_keys, runs_of, variants_of
-from caffe_bridge.experiment.report import RESULTS, VERSION, write_report
+from caffe_bridge.errors import SchemaError
+from caffe_bridge.experiment.page import RESULTS, VERSION
+from caffe_bridge.experiment.pipeline import Reproduction
+from caffe_bridge.experiment.report import write_report
+from caffe_bridge.experiment.runs import dense_keys, runs_of, variants_of
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import inside, run_stages, stage_seconds, write_json
 from caffe_bridge.experiment.train import Progress
+from caffe_bridge.experiment.workers import trainer
 
 
 def reproduce(
@@ -21,8 +26,11 @@ def reproduce(
     data: Path,
     *,
     weights: str = "",
+    deploy: str = "",
     device: str = "cpu",
     quick: bool = False,
+    jobs: int = 1,
+    adopt: bool = False,
     say: Callable[[str], None],
     progress: Progress,
 ) -> list[Path]:
@@ -33,8 +41,11 @@ def reproduce(
         folder: where everything is written; made if missing.
         data: folder of the data bases.
         weights: trained baseline instead of training one for each seed.
+        deploy: deploy net of these weights, where it is not the recipe's.
         device: torch device for training.
         quick: time only briefly.
+        jobs: how many nets train at a time.
+        adopt: take over trainings that were run by hand; see :mod:`~caffe_bridge.experiment.adopt`.
         say: told about every stage.
         progress: told how training goes on.
 
@@ -45,13 +56,14 @@ def reproduce(
         BridgeError: data, recipe or weights are wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    start = os.path.relpath(weights, folder) if weights else ""
+    start, own = (os.path.relpath(x, folder) if x else "" for x in (weights, deploy))
     source = Path(os.path.relpath(data, folder))
     experiment = _from(experiment, folder)
-    with inside(folder):
-        work = Reproduction(experiment, source, start, device, quick, progress)
+    with inside(folder), trainer(jobs, progress) as train:
+        work = Reproduction(experiment, source, start, own, device, quick, train, adopt)
         stages = work.stages()
-        results = run_stages(stages, work.settings(), say)
+        results = run_stages(stages, work.settings(), say, jobs)
+        results |= _extra()
         document = {
             "version": VERSION, "experiment": experiment.as_dict(), "settings": work.settings(),
             "seeds": list(experiment.seeds), "runs": _runs(experiment),
@@ -62,6 +74,21 @@ def reproduce(
     return write_report(folder, document)
 
 
+def _extra() -> dict[str, Any]:
+    """Zeros of a sparsified net: ``sparsity.json``, as 'caffe-bridge sparsity --json' prints it."""
+    path = Path("sparsity.json")
+    if not path.is_file():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        known = all("layer" in row and "element" in row for row in rows)
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise SchemaError(f"{path}: is not what 'caffe-bridge sparsity --json' prints; remove it.")
+    return {"sparsity": {"rows": rows}}
+
+
 def _from(experiment: Experiment, folder: Path) -> Experiment:
     """The experiment with its recipe's folder as seen from ``folder``."""
     return replace(experiment, folder=os.path.relpath(experiment.folder, folder))
@@ -69,6 +96,6 @@ def _from(experiment: Experiment, folder: Path) -> Experiment:
 
 def _runs(experiment: Experiment) -> list[dict[str, Any]]:
     keys = dense_keys(experiment)
-    base = {"name": "baseline", "force_type": "", "force_decay": 0.0, "kept": True}
+    base = {"name": "baseline", "kind": "", "force_decay": 0.0, "kept": True, "solver": {}}
     rows = [base, *(vars(run) for run in runs_of(experiment))]
     return [{**row, "seeds": [seed for name, seed in keys if name == row["name"]]} for row in rows]

@@ -7,12 +7,27 @@
                  "finetune": "solver_finetune.prototxt"},
      "layers": ["conv1", "conv2"], "energy": 0.95, "seeds": [1, 2, 3],
      "iterations": {"baseline": 10000, "force": 10000, "finetune": 10000}, "tests": 8,
-     "sweep": [{"force_type": "Constant", "force_decay": [0.001, 0.002], "keep": 0.002}],
-     "tolerance": 0.0015, "bench": {"batch": 1, "threads": 1},
-     "paper": [{"what": "...", "value": "...", "source": "..."}]}
+     "schedule": {"force": {"base_lr": 0.01, "lr_policy": "multistep", "stepvalue": [6000, 9000]}},
+     "sweep": [{"force_type": "Constant", "force_decay": [0.001, 0.002], "keep": 0.002},
+               {"name": "Adaptive", "force_type": "Constant", "force_decay": [0.1], "keep": null,
+                "solver": {"force_decay_type": "adaptive"}}],
+     "goal": {"against": "baseline", "within": 0.0015, "lower": 0.3, "points": false},
+     "bench": {"batch": 1, "threads": 1},
+     "paper": [{"what": "...", "value": "...", "source": "..."}],
+     "profiles": {"cpu": {"iterations": {"baseline": 1, "force": 1, "finetune": 1}}, "gpu": {}}}
 
-Paths are relative to the file. ``keep`` is the strength that all seeds train and whose nets are
-decomposed and fine-tuned; the other strengths of a sweep run with the first seed only.
+Paths are relative to the file. ``layers`` are those whose ranks count and that are decomposed; all
+convolutions when empty. ``keep`` is the strength that all seeds train and whose nets are decomposed
+and fine-tuned; the other strengths of a sweep run with the first seed only, and all of them where
+it is null. ``schedule`` replaces fields of a part's solver; its steps belong to the length in
+``iterations``, the steps of the solver file to that file's max_iter. A negative strength pushes
+filters apart (the paper's discrimination). ``goal``: a force net is to stay ``within`` this share
+of accuracy of the baseline or the control, at a mean rank ratio ``lower`` by this share (``points``
+false) or by this many hundredths (true). Optional, beside ``schedule``: ``channels_last`` (NHWC in
+memory), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
+``paper_ranks`` (published ranks of the layers by net, "full" first) and ``profiles``, whose entries
+replace those of the file. ``ours`` in a row of ``paper`` names our number: see
+:func:`caffe_bridge.experiment.comparisons.ours`.
 """
 
 from __future__ import annotations
@@ -20,25 +35,49 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.errors import SchemaError
+from caffe_bridge.errors import BridgeError, SchemaError
 from caffe_bridge.files import require_file
+from caffe_bridge.schema import Record
 from caffe_bridge.solver.force import POWERS
 
 PARTS = ("baseline", "force", "finetune")
+PROFILES = ("cpu", "gpu")
 FILE = "experiment.json"
+#: What the engine itself sets in a solver, and so nobody else.
+_OWN = ("net", "max_iter", "random_seed", "snapshot", "snapshot_prefix", "test_interval")
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Strengths of one kind of force; ``keep`` is the one that goes on."""
 
+    name: str
     force_type: str
     force_decay: tuple[float, ...]
-    keep: float
+    keep: float | None
+    solver: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a force net should reach. See the module."""
+
+    against: str
+    within: float
+    lower: float
+    points: bool
+
+    def words(self) -> str:
+        """The goal as a clause."""
+        by = f"{100 * self.lower:g} points" if self.points else f"{self.lower:.0%}"
+        return (
+            f"mean rank ratio lower by at least {by} within {100 * self.within:g} points of the "
+            f"{self.against}"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +85,7 @@ class Experiment:
     """What is run. See the module for the file; ``folder`` is where the recipe lies."""
 
     folder: str
+    profile: str
     title: str
     net: str
     deploy: str
@@ -56,9 +96,15 @@ class Experiment:
     iterations: dict[str, int]
     tests: int
     sweep: tuple[Sweep, ...]
-    tolerance: float
+    goal: Goal
     bench: dict[str, int]
     paper: tuple[dict[str, str], ...]
+    paper_ranks: dict[str, list[int]]
+    schedule: dict[str, dict[str, Any]]
+    channels_last: bool
+    recalibrate: int
+    #: Lengths in the file, to which the steps of ``schedule`` belong.
+    full: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """All but the folder, as JSON values."""
@@ -76,27 +122,53 @@ class Experiment:
         return replace(self, iterations=lengths, seeds=self.seeds[:seeds])
 
 
-def load_experiment(path: str | os.PathLike[str]) -> Experiment:
-    """Read an experiment file.
+_OPTIONAL: dict[str, Any] = {
+    "schedule": {}, "channels_last": False, "recalibrate": 0, "paper_ranks": {}, "profiles": {},
+}  # fmt: skip
+_REQUIRED = set(Experiment.__dataclass_fields__) - {"folder", "profile", "full", *_OPTIONAL}
+
+
+def read_declaration(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """An experiment file as a JSON object.
 
     Raises:
-        SchemaError: missing, no JSON, an entry that is missing, unknown or of the wrong kind.
+        SchemaError: missing, or no JSON object.
     """
     found = require_file(path, "experiment")
     try:
         data = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SchemaError(f"{found}: is not JSON ({error}).") from error
-    names = set(Experiment.__dataclass_fields__) - {"folder"}
-    if not isinstance(data, dict) or set(data) != names:
-        given = set(data) if isinstance(data, dict) else set()
+    if not isinstance(data, dict):
+        raise SchemaError(f"{found}: is no JSON object; see solvers/lenet/{FILE} for the form.")
+    return data
+
+
+def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: the file.
+        profile: "cpu" or "gpu": whose entries of ``profiles`` are taken.
+
+    Raises:
+        SchemaError: missing, no JSON, an entry that is missing, unknown or of the wrong kind.
+    """
+    data = read_declaration(path)
+    found = Path(path)
+    profiles = data.get("profiles", {})
+    changed = profiles.get(profile, {}) if isinstance(profiles, dict) else {}
+    given = {*data, *changed} if isinstance(changed, dict) else set(data)
+    known = _REQUIRED | set(_OPTIONAL)
+    if _REQUIRED - given or given - known or not isinstance(changed, dict):
         raise SchemaError(
-            f"{found}: missing entries: {', '.join(sorted(names - given)) or 'none'}; unknown ones:"
-            f" {', '.join(sorted(given - names)) or 'none'}; see solvers/lenet/{FILE} for the form."
+            f"{found}: missing entries: {', '.join(sorted(_REQUIRED - given)) or 'none'}; unknown "
+            f"ones: {', '.join(sorted(given - known)) or 'none'}; see solvers/lenet/{FILE} for the "
+            "form."
         )
     try:
-        made = _make(found, data)
-    except (KeyError, TypeError, ValueError) as error:
+        made = _make(found, {**_OPTIONAL, **data, **changed}, profile)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(
             f"{found}: an entry has the wrong form ({type(error).__name__}: {error}); see "
             f"solvers/lenet/{FILE}."
@@ -105,21 +177,50 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     return made
 
 
-def _make(found: Path, data: dict[str, Any]) -> Experiment:
-    sweep = tuple(
-        Sweep(row["force_type"], tuple(float(x) for x in row["force_decay"]), float(row["keep"]))
-        for row in data["sweep"]
-    )
+def _sweep(row: dict[str, Any]) -> Sweep:
+    keep = row["keep"]
+    return Sweep(
+        str(row.get("name", row["force_type"])), row["force_type"],
+        tuple(float(x) for x in row["force_decay"]), None if keep is None else float(keep),
+        dict(row.get("solver", {})),
+    )  # fmt: skip
+
+
+def _published(row: dict[str, Any]) -> dict[str, str]:
+    made = {name: str(row[name]) for name in ("what", "value", "source")}
+    return {**made, "ours": str(row.get("ours", ""))}
+
+
+def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
+    goal = data["goal"]
+    lengths = {p: int(data["iterations"][p]) for p in PARTS}
     return Experiment(
-        folder=str(found.parent), title=str(data["title"]), net=str(data["net"]),
+        folder=str(found.parent), profile=profile, title=str(data["title"]), net=str(data["net"]),
         deploy=str(data["deploy"]), solvers={p: str(data["solvers"][p]) for p in PARTS},
         layers=tuple(str(x) for x in data["layers"]), energy=float(data["energy"]),
-        seeds=tuple(int(x) for x in data["seeds"]),
-        iterations={p: int(data["iterations"][p]) for p in PARTS}, tests=int(data["tests"]),
-        sweep=sweep, tolerance=float(data["tolerance"]),
+        seeds=tuple(int(x) for x in data["seeds"]), iterations=lengths, tests=int(data["tests"]),
+        sweep=tuple(_sweep(row) for row in data["sweep"]),
+        goal=Goal(str(goal["against"]), float(goal["within"]), float(goal["lower"]),
+                  bool(goal["points"])),
         bench={k: int(data["bench"][k]) for k in ("batch", "threads")},
-        paper=tuple({k: str(row[k]) for k in ("what", "value", "source")} for row in data["paper"]),
+        paper=tuple(_published(row) for row in data["paper"]),
+        paper_ranks={k: [int(x) for x in v] for k, v in data["paper_ranks"].items()},
+        schedule={part: dict(fields) for part, fields in data["schedule"].items()},
+        channels_last=bool(data["channels_last"]), recalibrate=int(data["recalibrate"]),
+        full=lengths,
     )  # fmt: skip
+
+
+def _wrong_fields(where: str, fields: dict[str, Any]) -> list[str]:
+    made, wrong = Record("SolverParameter"), []
+    for name, value in fields.items():
+        try:
+            setattr(made, name, value)
+        except BridgeError:
+            wrong.append(f"{where} has the field '{name}', which no solver has")
+        if name in _OWN:
+            wrong.append(f"{where} sets {name}, which the experiment itself decides")
+    return wrong
 
 
 def _check(found: Path, made: Experiment) -> None:
@@ -127,15 +228,28 @@ def _check(found: Path, made: Experiment) -> None:
     for row in made.sweep:
         if row.force_type not in POWERS:
             problems.append(f"force_type '{row.force_type}' is none of {', '.join(POWERS)}")
-        if row.keep not in row.force_decay:
-            problems.append(f"{row.force_type} keeps {row.keep:g}, which its sweep does not hold")
-    if len({row.force_type for row in made.sweep}) < len(made.sweep):
-        problems.append("a force_type is swept twice")
-    if not made.sweep or not made.layers or not made.seeds:
-        problems.append("sweep, layers and seeds each need an entry")
+        if row.keep is not None and row.keep not in row.force_decay:
+            problems.append(f"{row.name} keeps {row.keep:g}, which its sweep does not hold")
+        problems += _wrong_fields(f"sweep {row.name}", row.solver)
+        if not row.name.replace("-", "").isalnum():
+            problems.append(f"the name '{row.name}' has other characters than letters, digits, -")
+    if len({row.name for row in made.sweep}) < len(made.sweep):
+        problems.append("a force_type is swept twice; give the second a name of its own")
+    if not made.sweep or not made.seeds:
+        problems.append("sweep and seeds each need an entry")
+    for part, fields in made.schedule.items():
+        if part not in PARTS:
+            problems.append(f"schedule '{part}' is none of {', '.join(PARTS)}")
+        problems += _wrong_fields(f"schedule {part}", fields)
+    if made.goal.against not in ("baseline", "control"):
+        problems.append(f"goal is against '{made.goal.against}'; use baseline or control")
     if not 0 < made.energy <= 1:
         problems.append(f"energy {made.energy:g} is not in (0, 1]")
     if min(made.iterations.values()) < 1 or made.tests < 1 or min(made.bench.values()) < 1:
         problems.append("iterations, tests, batch and threads must be 1 or more")
+    if any(len(ranks) != len(made.layers) for ranks in made.paper_ranks.values()):
+        problems.append(f"paper_ranks wants {len(made.layers)} ranks of each net")
+    if made.recalibrate < 0:
+        problems.append("recalibrate must be 0 or more")
     if problems:
         raise SchemaError(f"{found}: {'; '.join(problems)}; correct the file.")

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Stage:
         work: makes the result.
         settings: what changes this stage's result beside the settings of the whole run.
         needs: stages whose results it uses; all earlier ones when None.
+        parallel: whether others of its kind may run at the same time.
+        alone: whether nothing else may run meanwhile, because it measures time.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Stage:
     work: Work
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] | None = None
+    parallel: bool = False
+    alone: bool = False
 
 
 @contextmanager
@@ -72,46 +77,123 @@ def _file(name: str) -> Path:
     return Path("stages") / f"{name}.json"
 
 
+class _Runner:
+    """Runs what is ready; see :func:`run_stages`."""
+
+    def __init__(self, stages: list[Stage], settings: dict[str, Any], say: Callable[[str], None],
+                 jobs: int) -> None:  # fmt: skip
+        self.stages, self.say, self.jobs = stages, say, jobs
+        self.needs = {
+            stage.name: stage.needs if stage.needs is not None else tuple(
+                s.name for s in stages[:i]
+            )
+            for i, stage in enumerate(stages)
+        }  # fmt: skip
+        self.keys: dict[str, str] = {}
+        for stage in stages:
+            before = [self.keys[name] for name in self.needs[stage.name]]
+            self.keys[stage.name] = _digest(settings, stage.name, dict(stage.settings), before)
+        self.results: dict[str, Any] = {}
+        self.running: dict[Future[dict[str, Any]], tuple[Stage, float]] = {}
+        self.started: set[str] = set()
+        self.failure: BaseException | None = None
+
+    def _head(self, stage: Stage) -> str:
+        return f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
+
+    def _known(self, stage: Stage) -> bool:
+        """Whether the result of a finished stage could be taken."""
+        stored = _load(_file(stage.name), self.keys[stage.name])
+        if stored is None:
+            return False
+        self.say(f"{self._head(stage)}: already done ({stored['seconds']:.1f} s)")
+        self.results[stage.name] = stored["result"]
+        return True
+
+    def _begin(self, stage: Stage) -> float:
+        self.say(f"{self._head(stage)} ...")
+        # What rests on the old result goes first: a run that is cut off leaves nothing stale.
+        stale = {stage.name}
+        for later in self.stages:
+            if stale & set(self.needs[later.name]):
+                stale.add(later.name)
+        for name in stale:
+            _file(name).unlink(missing_ok=True)
+        return time.monotonic()
+
+    def _end(self, stage: Stage, result: dict[str, Any], started: float) -> None:
+        seconds = time.monotonic() - started
+        kept = {"key": self.keys[stage.name], "seconds": seconds, "result": result}
+        write_json(_file(stage.name), kept)
+        self.results[stage.name] = json.loads(json.dumps(result))
+        self.say(f"{self._head(stage)}: {result.get('headline', 'done')} ({seconds:.1f} s)")
+
+    def _collect(self) -> None:
+        """Wait for a running stage."""
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        for future in done:
+            stage, started = self.running.pop(future)
+            error = future.exception()
+            if error is None:
+                self._end(stage, future.result(), started)
+            elif self.failure is None:
+                self.failure = error
+                self.say(f"{self._head(stage)}: failed; waiting for {len(self.running)} others")
+
+    def _next(self) -> Stage | None:
+        """The first stage that can be started now."""
+        for stage in self.stages:
+            if stage.name in self.started or not self.results.keys() >= set(self.needs[stage.name]):
+                continue
+            if (stage.alone and self.running) or (
+                stage.parallel and len(self.running) >= self.jobs
+            ):
+                continue
+            return stage
+        return None
+
+    def run(self) -> dict[str, Any]:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            while len(self.results) < len(self.stages):
+                # What runs beside a failure is finished and kept.
+                stage = self._next() if self.failure is None else None
+                if stage is None and self.running:
+                    self._collect()
+                    continue
+                if stage is None:
+                    break
+                self.started.add(stage.name)
+                if self._known(stage):
+                    continue
+                started = self._begin(stage)
+                if stage.parallel and self.jobs > 1:
+                    future = pool.submit(stage.work, dict(self.results))
+                    self.running[future] = (stage, started)
+                else:
+                    self._end(stage, stage.work(self.results), started)
+        if self.failure is not None:
+            raise self.failure
+        return {stage.name: self.results[stage.name] for stage in self.stages}
+
+
 def run_stages(
-    stages: list[Stage], settings: dict[str, Any], say: Callable[[str], None]
+    stages: list[Stage], settings: dict[str, Any], say: Callable[[str], None], jobs: int = 1
 ) -> dict[str, Any]:
     """Run stages in the current folder; results of finished ones are taken from ``stages/``.
 
     A stage is done again when the settings, its own settings, or a stage that it needs changed.
-    Returns the results of all stages by name.
+
+    Args:
+        stages: each after those that it needs.
+        settings: what changes all results.
+        say: told about every stage.
+        jobs: how many of the parallel stages run at a time, each in a thread of its own.
+
+    Returns:
+        The results of all stages by name.
     """
     Path("stages").mkdir(exist_ok=True)
-    needs = {
-        stage.name: stage.needs if stage.needs is not None else tuple(s.name for s in stages[:i])
-        for i, stage in enumerate(stages)
-    }
-    results: dict[str, Any] = {}
-    keys: dict[str, str] = {}
-    for number, stage in enumerate(stages, 1):
-        before = [keys[name] for name in needs[stage.name]]
-        key = keys[stage.name] = _digest(settings, stage.name, dict(stage.settings), before)
-        path = _file(stage.name)
-        stored = _load(path, key)
-        head = f"[{number}/{len(stages)}] {stage.title}"
-        if stored is not None:
-            say(f"{head}: already done ({stored['seconds']:.1f} s)")
-            results[stage.name] = stored["result"]
-            continue
-        say(f"{head} ...")
-        # What rests on the old result goes first: a run that is cut off leaves nothing stale.
-        stale = {stage.name}
-        for later in stages[number:]:
-            if stale & set(needs[later.name]):
-                stale.add(later.name)
-        for name in stale:
-            _file(name).unlink(missing_ok=True)
-        started = time.monotonic()
-        result = stage.work(results)
-        seconds = time.monotonic() - started
-        write_json(path, {"key": key, "seconds": seconds, "result": result})
-        results[stage.name] = json.loads(json.dumps(result))
-        say(f"{head}: {result.get('headline', 'done')} ({seconds:.1f} s)")
-    return results
+    return _Runner(stages, settings, say, jobs).run()
 
 
 def stage_seconds(stages: list[Stage]) -> dict[str, float]:

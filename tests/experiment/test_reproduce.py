@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from caffe_bridge.cli.main import main
-from caffe_bridge.data.write import write_datums
+from caffe_bridge.experiment.spec import Goal
 from caffe_bridge.experiment.summary import meets, verdicts
 from caffe_bridge.schema import read_text
-from tests.shared import REPO
-
-FORCES = ("Constant", "Degradation")
-
-
-def write_digits(folder: Path) -> None:
-    """Ten blurred patterns with noise, under the names of the MNIST data bases."""
-    rng = np.random.default_rng(3)
-    patterns = np.kron(rng.integers(0, 2, (10, 1, 7, 7)), np.ones((4, 4))) * 180
-    for name, count in (("mnist_train_lmdb", 128), ("mnist_test_lmdb", 100)):
-        labels = np.arange(count) % 10
-        noisy = patterns[labels] + rng.integers(0, 60, (count, 1, 28, 28))
-        write_datums(folder / name, noisy.astype(np.uint8), labels, backend="lmdb")
-
-
-def write_recipes(folder: Path, **changed: Any) -> None:
-    """The LeNet recipe with a short experiment."""
-    recipe = folder / "lenet"
-    recipe.mkdir(parents=True, exist_ok=True)
-    for path in (REPO / "solvers" / "lenet").glob("*.prototxt"):
-        text = path.read_text().replace("test_iter: 100", "test_iter: 1")
-        (recipe / path.name).write_text(text)
-    data = json.loads((REPO / "solvers" / "lenet" / "experiment.json").read_text())
-    data |= {
-        "iterations": {"baseline": 12, "force": 8, "finetune": 6}, "tests": 2, "seeds": [1, 2],
-        "sweep": [{"force_type": kind, "force_decay": [1e-4, 1e-3], "keep": 1e-3}
-                  for kind in FORCES],
-        "bench": {"batch": 2, "threads": 1}, **changed,
-    }  # fmt: skip
-    (recipe / "experiment.json").write_text(json.dumps(data))
-
-
-def call(place: Path, out: str, *more: str) -> int:
-    return main(["reproduce", "lenet", str(place / out), "--data", str(place / "data"),
-                 "--recipes", str(place / "recipes"), "--quick", *more])  # fmt: skip
+from tests.experiment.digits import FORCES, call, document, write_digits, write_recipes
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +25,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def document(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
 def test_every_net_has_its_numbers(place: Path) -> None:
     found = document(place / "out")["results"]
     dense = {"baseline_s1", "baseline_s2", "control_s1", "control_s2"}
@@ -74,7 +34,7 @@ def test_every_net_has_its_numbers(place: Path) -> None:
     for key in dense:
         assert 0 <= found[key]["accuracy"] <= 1
     assert max(model["worst"] for model in found["onnx"]["models"].values()) < 1e-4
-    assert len(found["bench"]["bench"]["models"]) == 6
+    assert len(found["bench"]["bench"]["models"]) == 17
 
 
 def test_baseline_and_force_net_are_compared_at_the_same_ranks(place: Path) -> None:
@@ -89,9 +49,12 @@ def test_baseline_and_force_net_are_compared_at_the_same_ranks(place: Path) -> N
 def test_the_written_solver_has_the_stretched_schedule(place: Path) -> None:
     path = place / "out" / "Constant_0.001_s1" / "solver.prototxt"
     solver = read_text(path, "SolverParameter")
-    assert list(solver.stepvalue) == [4, 6, 6, 7, 8]
+    assert list(solver.stepvalue) == [4, 6]
+    assert solver.base_lr == pytest.approx(0.005)
     assert (solver.force_type, solver.max_iter) == ("Constant", 8)
     assert solver.force_decay == pytest.approx(1e-3)
+    tuned = read_text(place / "out" / "finetune_control_s1" / "solver.prototxt", "SolverParameter")
+    assert list(tuned.stepvalue) == [3, 4, 5, 5, 6]
     control = read_text(place / "out" / "control_s1" / "solver.prototxt", "SolverParameter")
     assert control.force_decay == 0
 
@@ -133,7 +96,7 @@ def test_a_lost_stage_redoes_what_rests_on_it(
     capsys.readouterr()
     assert call(place, "out") == 0
     lines = [x for x in capsys.readouterr().out.splitlines() if x.endswith("seed 2 ...")]
-    assert [line.split("] ")[1].split()[0] for line in lines] == ["decompose,", *["fine-tune"] * 5]
+    assert [line.split("] ")[1].split()[0] for line in lines] == ["decompose,", *["fine-tune"] * 8]
     after = document(place / "out")["results"]
     assert after["finetune_Constant_s2"] == before["finetune_Constant_s2"]
 
@@ -193,14 +156,19 @@ def test_missing_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_one_seed_concludes_nothing_about_fine_tuning(place: Path) -> None:
     found = document(place / "out")
-    assert sum("over 2 seeds" in line for line in verdicts(found)) == 2
+    assert sum("over 2 seeds" in line for line in verdicts(found)) == 4
     alone = {**found, "seeds": [1], "runs": [{**run, "seeds": [1]} for run in found["runs"]]}
     lines = [line for line in verdicts(alone) if line.startswith("Fine-tuning")]
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert all("nothing is concluded" in line for line in lines)
 
 
 def test_a_force_net_must_keep_accuracy_and_lower_ranks() -> None:
-    assert meets({"loss": 0.0015, "drop": 0.3}, 0.0015)
-    assert not meets({"loss": 0.0016, "drop": 0.5}, 0.0015)
-    assert not meets({"loss": -0.001, "drop": 0.29}, 0.0015)
+    start = {"accuracy": 0.99, "ratio": 0.7}
+    share = Goal("baseline", 0.0015, 0.3, points=False)
+    assert meets({"accuracy": 0.9885, "ratio": 0.49}, start, share)
+    assert not meets({"accuracy": 0.9884, "ratio": 0.3}, start, share)
+    assert not meets({"accuracy": 0.995, "ratio": 0.5}, start, share)
+    points = Goal("control", 0.01, 0.1, points=True)
+    assert meets({"accuracy": 0.98, "ratio": 0.6}, start, points)
+    assert not meets({"accuracy": 0.99, "ratio": 0.61}, start, points)
