@@ -80,17 +80,20 @@ class WholeNet:
         batch: images of one run.
         threads: threads of one operator.
         device: "cpu" or "cuda".
+        export_for: the target of the export.
 
     Raises:
         BridgeError: it cannot be exported or run.
     """
 
     def __init__(
-        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu"
-    ) -> None:
+        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu",
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
         self.net, self.weights = net, weights
         self.batch, self.threads, self.device = batch, threads, device
-        self.session = open_session(net, batch, threads, device)
+        self.export_for = export_for
+        self.session = open_session(net, batch, threads, device, export_for)
 
     def alone(self) -> float:
         """Median milliseconds of the original."""
@@ -99,7 +102,7 @@ class WholeNet:
     def against(self, forms: Mapping[str, Form], schedule: Schedule = SCHEDULE) -> Measured:
         """The original and the net with layers in other forms, interleaved."""
         after = replaced(self.net, forms, self.weights)
-        session = open_session(after, self.batch, self.threads, self.device)
+        session = open_session(after, self.batch, self.threads, self.device, self.export_for)
         return self._measure({"before": self.session, "after": session}, schedule)
 
     def _measure(self, sessions: Mapping[str, BenchSession], schedule: Schedule) -> Measured:
