@@ -46,7 +46,7 @@ def _rank_figure(document: dict[str, Any]) -> str:
 
 
 def _paper_ranks_figure(document: dict[str, Any]) -> list[tuple[str, str]]:
-    nets = dict(document["experiment"]["paper_ranks"])
+    nets = dict(document["experiment"].get("paper_ranks", {}))
     if not nets:
         return []
     full = nets.pop("full")
