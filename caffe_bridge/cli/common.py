@@ -47,6 +47,12 @@ phase_option = click.option(
     "--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True,
     help="Phase for which the net is filtered.",
 )  # fmt: skip
+#: The names in ``onnx_export.TARGETS``, frozen here so that help needs no import of onnx.
+target_option = click.option(
+    "--target", type=click.Choice(["portable", "ort-cpu", "ort-cuda"]), default="portable",
+    show_default=True,
+    help="What the ONNX operators are chosen for: any runtime, or onnxruntime on one device.",
+)  # fmt: skip
 level_option = click.option("--level", default=0, show_default=True, help="Level of the net state.")
 
 

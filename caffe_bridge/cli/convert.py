@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from caffe_bridge.cli.common import (
@@ -13,8 +16,22 @@ from caffe_bridge.cli.common import (
     parse_shapes,
     print_json,
     stage_option,
+    target_option,
     verb,
 )
+
+if TYPE_CHECKING:
+    from caffe_bridge.bench.forms import LayerForms
+    from caffe_bridge.net import Net
+
+
+def _measured(model: Net, threads: int, quiet: bool) -> list[LayerForms]:
+    """Times of the forms of the net's layers at its own batch; progress on standard error."""
+    from caffe_bridge.bench.forms import measure_forms
+
+    batch = next((shape[0] for shape in model.inputs.values() if shape), 1)
+    progress = None if quiet else lambda text: click.echo(text, err=True)
+    return measure_forms(model, threads, batch, progress=progress)
 
 
 @verb("caffe-bridge convert deploy.prototxt net.caffemodel -o net.onnx --verify")
@@ -27,24 +44,35 @@ from caffe_bridge.cli.common import (
 @click.option("--output-blob", multiple=True, help="Blob to give out; repeatable.")
 @click.option("--batch", default="1,3", show_default=True, help="Batch sizes to verify.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the verification inputs.")
+@target_option
+@click.option("--measure", is_flag=True,
+              help="Choose each layer's form by timing it here (--target ort-cpu).")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+              help="Threads of one operator, for --measure.")  # fmt: skip
 @level_option
 @stage_option
 @input_option
 @json_option
 def command(
     net: str, weights: str, output: str, check: bool, opset: str, static: bool,
-    output_blob: tuple[str, ...], batch: str, seed: int, level: int, stage: tuple[str, ...],
-    inputs: tuple[str, ...], as_json: bool,
+    output_blob: tuple[str, ...], batch: str, seed: int, target: str, measure: bool, threads: int,
+    level: int, stage: tuple[str, ...], inputs: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Convert NET with WEIGHTS to ONNX.
 
     With --verify nothing is written unless every output agrees. With --output-blob only the
-    layers that lead to these blobs are converted.
+    layers that lead to these blobs are converted. Targets other than portable choose faster
+    operators of the same result, which is always verified, also against the portable form.
     """
     from caffe_bridge.cli.load import load_model
     from caffe_bridge.onnx_export import export, newest_opset, save
-    from caffe_bridge.onnx_export.verify import verify
+    from caffe_bridge.onnx_export.verify import compare_models, verify
 
+    if measure and target != "ort-cpu":
+        raise click.UsageError("--measure times forms on this processor; add --target ort-cpu.")
+    source = click.get_current_context().get_parameter_source("threads")
+    if not measure and source is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--threads has no effect without --measure.")
     if opset != "latest" and not opset.isdecimal():
         raise click.UsageError(f"--opset {opset}: write a number or 'latest'.")
     number = newest_opset() if opset == "latest" else int(opset)
@@ -52,8 +80,19 @@ def command(
     check_output(output, net, weights)
     model = load_model(net, weights, "TEST", level, stage, parse_shapes(inputs),
                        outputs=output_blob)  # fmt: skip
-    proto = export(model, number, not static, output_blob or None)
-    result: dict[str, object] = {"onnx": output, "opset": number}
+    forms = _measured(model, threads, as_json) if measure else []
+    options: dict[str, Any] = {
+        "opset": number, "dynamic_batch": not static, "outputs": output_blob or None,
+    }  # fmt: skip
+    chosen = {row.layer: row.best for row in forms}
+    proto = export(model, **options, target=target, forms=chosen)
+    result: dict[str, object] = {"onnx": output, "opset": number, "target": target}
+    if measure:
+        result["forms"] = [asdict(row) for row in forms]
+    if target != "portable":
+        check = True
+        portable = compare_models(model, export(model, **options), proto, sizes, seed=seed)
+        result["from_portable"] = portable.require(output).worst
     if check:
         done = verify(model, proto, sizes, seed=seed, every_blob=True).require(output)
         result["batches"] = list(done.batches)
@@ -73,6 +112,9 @@ def command(
                 click.echo(f"{item.blob} at batch {item.batch}: largest relative difference "
                            f"{item.relative:.2g}")  # fmt: skip
         checked = ", ".join(map(str, done.batches))
+        if target != "portable":
+            click.echo(f"largest relative difference from the portable form: "
+                       f"{result['from_portable']:.2g}")  # fmt: skip
         click.echo(
             f"verified {result['blobs_compared']} blobs at batch {checked}; "
             f"worst output {done.worst:.2g}"

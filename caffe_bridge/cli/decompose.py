@@ -15,6 +15,7 @@ from caffe_bridge.cli.common import (
     json_option,
     parse_numbers,
     print_json,
+    target_option,
     verb,
     warn,
 )
@@ -197,6 +198,7 @@ def _check_usage() -> None:
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
 @click.option("--onnx/--no-onnx", default=True, show_default=True,
               help="Also write and verify ONNX (when the net can be built).")  # fmt: skip
+@target_option
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
@@ -204,7 +206,7 @@ def command(
     calibrate: str | None, relu_aware: bool, batches: int, target_speedup: float | None,
     budget_ms: float | None, threads: int, batch: int, device: str, seconds: float, strict: bool,
     method: str, rule: str, align: str | None,
-    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, as_json: bool,
+    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, target: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Replace layers of NET by smaller ones.
 
@@ -256,7 +258,7 @@ def command(
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
         try:
-            result |= _to_onnx(written.net, written.weights)
+            result |= _to_onnx(written.net, written.weights, target)
         except VerifyError:
             raise
         except BridgeError as error:
@@ -292,13 +294,13 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def _to_onnx(net: Path, weights: Path) -> dict[str, Any]:
+def _to_onnx(net: Path, weights: Path, target: str) -> dict[str, Any]:
     from caffe_bridge.net import Net
     from caffe_bridge.onnx_export import export, save
     from caffe_bridge.onnx_export.verify import verify
 
     model = Net(net, "TEST", weights=weights)
     path = net.with_suffix(".onnx")
-    proto = export(model)
+    proto = export(model, target=target)
     worst = verify(model, proto).require(str(path)).worst
     return {"onnx": str(save(proto, path)), "worst": worst}

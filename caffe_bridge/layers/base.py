@@ -69,6 +69,8 @@ class Emitter(Protocol):
     """What a layer may ask of the ONNX writer. Names of values are strings; no onnx types."""
 
     opset: int
+    #: One of the current layer's :meth:`Layer.forms`, or "" when it has none to choose from.
+    form: str
 
     def op(
         self,
@@ -222,8 +224,16 @@ class Layer(nn.Module):
         """Stored blobs of a dialect in this class's order; override where forks differ."""
         return stored
 
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """Names of equivalent ONNX forms, the portable one first; () when there is no choice."""
+        return ()
+
+    def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
+        """The form that ``target`` takes when nothing was measured."""
+        return next(iter(self.forms(shapes)), "")
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
-        """State the layer in ONNX nodes that make ``tops`` from ``bottoms``.
+        """State the layer in ONNX nodes that make ``tops`` from ``bottoms``, in ``e.form``.
 
         Raises:
             ExportError: standard ONNX cannot express these parameters.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,6 +14,10 @@ from caffe_bridge.layers.base import BlobSpec, Emitter, Layer, at_least
 from caffe_bridge.layers.registry import register
 from caffe_bridge.layers.window import Window, window
 
+#: Channels of a block of onnxruntime's layout for wide vector units.
+BLOCK = 16
+#: Most groups that are merged without measuring; the products grow by this number.
+MERGE = 4
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -31,7 +36,10 @@ class Convolution(Layer):
         num_output, kernel_size or kernel_h/kernel_w, stride (1), pad (0), dilation (1),
         group (1), bias_term (true), axis (1).
     ONNX:
-        Conv with explicit pads.
+        ``groups`` (portable): Conv with explicit pads. ``merged``: neighbouring groups become one
+        whose other weights are zero, so many that a group holds whole blocks of onnxruntime's
+        channel layout (ort-cpu, where that takes at most MERGE groups together and the kernel is
+        larger than a pixel).
     Caffe source:
         conv_layer.cpp, base_conv_layer.cpp
     Differences:
@@ -136,19 +144,62 @@ class Convolution(Layer):
             tops.append(y.unflatten(0, x.shape[:axis]) if axis > 1 else y)
         return tuple(tops)
 
+    def merged_groups(self, shape: Shape) -> int:
+        """Neighbouring groups that fill whole blocks of channels together; 1 = leave them."""
+        inputs, outputs = shape[1] // self.group, int(self.p.num_output) // self.group
+        if len(shape) != 4 or self.group == 1 or (inputs == 1 and outputs == 1):
+            return 1
+        for count in range(1, self.group + 1):
+            whole = count * inputs % BLOCK == 0 and count * outputs % BLOCK == 0
+            if self.group % count == 0 and (whole or count == self.group):
+                return count
+        return 1
+
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """See the class."""
+        return ("groups", "merged") if self.merged_groups(shapes[0]) > 1 else ("groups",)
+
+    def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
+        """The form of a target."""
+        if target != "ort-cpu" or not 1 < self.merged_groups(shapes[0]) <= MERGE:
+            return "groups"
+        return "merged" if math.prod(self.geometry(shapes[0]).kernel) > 1 else "groups"
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """One Conv (or ConvTranspose) per bottom."""
         weights = [e.blob(i) for i in range(len(self.blobs))]
+        group = self.group
+        if e.form == "merged":
+            count = self.merged_groups(e.shape(bottoms[0]))
+            group //= count
+            weights[0] = e.constant(self._merged(count), "merged")
         for bottom, top in zip(bottoms, tops, strict=True):
             shape = e.shape(bottom)
             if self.axis(self.p.axis, shape) != 1:
                 self.refuse(f"axis {self.p.axis} has no ONNX form; only channels on axis 1.")
-            geometry = self.geometry(shape)
-            e.op(
-                self.onnx_op, [bottom, *weights], [top],
-                kernel_shape=list(geometry.kernel), strides=list(geometry.stride),
-                pads=list(geometry.pad) * 2, dilations=list(geometry.dilation), group=self.group,
-            )  # fmt: skip
+            self.emit_one(e, bottom, top, weights, group)
+
+    def emit_one(
+        self, e: Emitter, bottom: str, top: str, weights: Sequence[str], group: int
+    ) -> None:
+        """The node of one bottom."""
+        geometry = self.geometry(e.shape(bottom))
+        e.op(
+            self.onnx_op, [bottom, *weights], [top],
+            kernel_shape=list(geometry.kernel), strides=list(geometry.stride),
+            pads=list(geometry.pad) * 2, dilations=list(geometry.dilation), group=group,
+        )  # fmt: skip
+
+    def _merged(self, count: int) -> np.ndarray:
+        """The weight with ``count`` groups in one: (num_output, count * C / group, *kernel)."""
+        weight = self.blobs[0].detach().cpu().numpy().astype(np.float32)
+        outputs, inputs = weight.shape[0] // self.group, weight.shape[1]
+        wide = np.zeros((len(weight), inputs * count, *weight.shape[2:]), np.float32)
+        for first in range(0, len(weight), outputs):
+            start = first // outputs % count * inputs
+            rows = slice(first, first + outputs)
+            wide[rows, start : start + inputs] = weight[rows]
+        return wide
 
     def macs(self, shapes: Sequence[Shape]) -> int:
         """num_output * C / group * kernel volume * output positions, per bottom."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from caffe_bridge.graph import Shape
@@ -26,7 +27,9 @@ class InnerProduct(Layer):
     Parameters:
         num_output, bias_term (true), axis (1), transpose (false).
     ONNX:
-        Flatten and Gemm; MatMul and Add when ``axis`` is not 1.
+        ``gemm`` (portable, and the other targets: it takes the activation in): Flatten and Gemm.
+        ``matmul``: the weight stored transposed, MatMul and Add. Both weights are constants that
+        onnxruntime packs when it loads. MatMul and Add when ``axis`` is not 1.
     Caffe source:
         inner_product_layer.cpp
     Differences:
@@ -68,12 +71,18 @@ class InnerProduct(Layer):
         y = flat @ weight
         return y + self.blobs[1] if len(self.blobs) > 1 else y
 
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """See the class."""
+        if self.axis(self.p.axis, shapes[0]) != 1:
+            return ()
+        return ("gemm", "matmul")
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
-        """Flatten and Gemm on axis 1, else reshape and MatMul."""
+        """Flatten and Gemm on axis 1, else reshape and MatMul; or another form."""
         shape = e.shape(bottoms[0])
         axis = self.axis(self.p.axis, shape)
         source = bottoms[0]
-        if axis == 1:
+        if axis == 1 and e.form != "matmul":
             if len(shape) != 2:
                 (source,) = e.op("Flatten", [source], axis=1)
             e.op(
@@ -85,7 +94,10 @@ class InnerProduct(Layer):
         if len(shape) != axis + 1:
             source = e.reshape(source, (*shape[:axis], inputs))
         weight = e.blob(0)
-        if not self.p.transpose:
+        if e.form == "matmul" and not self.p.transpose:
+            values = self.blobs[0].detach().cpu().numpy().astype(np.float32)
+            weight = e.constant(values.T, "transposed")
+        elif not self.p.transpose:
             (weight,) = e.op("Transpose", [weight], perm=[1, 0])
         if len(self.blobs) == 1:
             e.op("MatMul", [source, weight], tops)

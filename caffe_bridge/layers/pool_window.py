@@ -241,6 +241,14 @@ def emit_average(
     return e.op("Mul", [mean, e.constant(factors, "factors")], outputs)[0]
 
 
+def emit_padded_average(e: Emitter, source: str, window: PoolWindow, top: str = "") -> str:
+    """AveragePool that pads itself with zeros that count; only where no window hangs over."""
+    return e.op(
+        "AveragePool", [source], [top] if top else 1, kernel_shape=list(window.kernel),
+        strides=list(window.stride), pads=[*window.pad, *window.pad], count_include_pad=1,
+    )[0]  # fmt: skip
+
+
 def emit_stochastic(
     e: Emitter, source: str, shape: Shape, window: PoolWindow, top: str = ""
 ) -> str:

@@ -14,6 +14,7 @@ from caffe_bridge.layers.pool_window import (
     average_pool,
     emit_average,
     emit_max,
+    emit_padded_average,
     emit_stochastic,
     max_pool,
     stochastic_pool,
@@ -46,8 +47,9 @@ class Pooling(Layer):
         MAX: to the winner only. The mask has none.
     ONNX:
         MaxPool, or Pad(0) and AveragePool, with explicit end pads; GlobalMaxPool and
-        GlobalAveragePool. Empty windows take an explicit Pad. A NaN in a MAX window is up to the
-        runtime.
+        GlobalAveragePool. Form ``pads`` of AVE (ort-cpu, ort-cuda; where no window hangs over): the
+        padding as an attribute, which keeps onnxruntime's blocked layout and saves a kernel. Empty
+        windows take an explicit Pad. A NaN in a MAX window is up to the runtime.
     Caffe source:
         pooling_layer.cpp, pooling_layer.cu (STOCHASTIC)
     Differences:
@@ -125,6 +127,19 @@ class Pooling(Layer):
         y, mask = max_pool(x, window, with_mask)
         return (y, mask) if with_mask else y
 
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """See the class."""
+        if self.p.pool != "AVE" or not any(self.pad) or not self.p.avg_include_pad:
+            return ()
+        window, spatial = self.window(shapes[0]), tuple(shapes[0][2:])
+        full = window.overhang(spatial, window.pad, window.pad) == (0, 0)
+        return ("pad", "pads") if full else ("pad",)
+
+    def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
+        """The form of a target."""
+        known = self.forms(shapes)
+        return known[0 if target == "portable" else -1] if known else ""
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """One pooling node with explicit pads."""
         shape = e.shape(bottoms[0])
@@ -133,6 +148,8 @@ class Pooling(Layer):
             emit_stochastic(e, bottoms[0], shape, window, tops[0])
         elif self.p.global_pooling and len(tops) == 1:
             e.op("GlobalMaxPool" if self.p.pool == "MAX" else "GlobalAveragePool", bottoms, tops)
+        elif e.form == "pads":
+            emit_padded_average(e, bottoms[0], window, tops[0])
         elif self.p.pool == "AVE":
             emit_average(e, bottoms[0], shape, window, tops[0], self.p.avg_include_pad)
         else:

@@ -29,7 +29,9 @@ class PReLU(Layer):
     Gradient:
         at x = 0 it is the slope.
     ONNX:
-        PRelu.
+        ``operator`` (portable): PRelu. ``relus``: ``Relu(x) - a Relu(-x)``. ``leaky`` (one slope
+        for all): LeakyRelu. ``depthwise`` (4 axes): ``DW(x; a) + DW(Relu(x); 1 - a)`` with
+        depthwise 1x1 convolutions, which stay in onnxruntime's blocked layout.
     Caffe source:
         prelu_layer.cpp
     Differences:
@@ -58,12 +60,52 @@ class PReLU(Layer):
         """Rectify."""
         return torch.where(x > 0, x, x * self.blobs[0].reshape(self._slope_shape(x.ndim)))
 
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """See the class."""
+        known = ["operator", "relus"]
+        if len(shapes[0]) == 4 and not self.p.channel_shared:
+            known.append("depthwise")
+        if self.p.channel_shared:
+            known.append("leaky")
+        return tuple(known)
+
+    def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
+        """The form of a target."""
+        known = self.forms(shapes)
+        if target == "ort-cpu" and "leaky" in known:
+            return "leaky"
+        return "depthwise" if target == "ort-cpu" and "depthwise" in known else "operator"
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
-        """PRelu with slopes that broadcast from the channel axis."""
+        """PRelu with slopes that broadcast from the channel axis, or another form."""
         axes = len(e.shape(bottoms[0]))
+        if e.form == "leaky":
+            e.op("LeakyRelu", bottoms, tops, alpha=float(self.blobs[0].detach()))
+            return
+        if e.form == "depthwise":
+            self._emit_depthwise(e, bottoms[0], tops)
+            return
         if axes == 2 or self.p.channel_shared:
             slope = e.blob(0)
         else:
             values = self.blobs[0].detach().cpu().numpy().astype(np.float32)
             slope = e.constant(values.reshape(self._slope_shape(axes)), "slope")
-        e.op("PRelu", [bottoms[0], slope], tops)
+        if e.form != "relus":
+            e.op("PRelu", [bottoms[0], slope], tops)
+            return
+        (positive,) = e.op("Relu", bottoms)
+        (mirrored,) = e.op("Neg", bottoms)
+        (negative,) = e.op("Relu", [mirrored])
+        (scaled,) = e.op("Mul", [negative, slope])
+        e.op("Sub", [positive, scaled], tops)
+
+    def _emit_depthwise(self, e: Emitter, x: str, tops: Sequence[str]) -> None:
+        """``a x + (1 - a) max(x, 0)``."""
+        slopes = self.blobs[0].detach().cpu().numpy().astype(np.float32).reshape(-1, 1, 1, 1)
+        (positive,) = e.op("Relu", [x])
+        terms = [
+            e.op("Conv", [source, e.constant(weight, hint)], kernel_shape=[1, 1],
+                 group=len(slopes))[0]
+            for source, weight, hint in ((x, slopes, "slope"), (positive, 1 - slopes, "rest"))
+        ]  # fmt: skip
+        e.op("Add", terms, tops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,9 @@ class Softmax(Layer):
     Parameters:
         axis (1; negative counts from the end).
     ONNX:
-        Softmax.
+        ``operator`` (portable): Softmax. ``exp`` (ort-cpu, where numbers follow the axis):
+        ReduceMax, Sub, Exp, ReduceSum, Div, because onnxruntime transposes such an axis to the
+        end and back on one thread.
     Caffe source:
         softmax_layer.cpp
     Differences:
@@ -41,6 +44,21 @@ class Softmax(Layer):
         """Normalise the exponentials."""
         return torch.softmax(x, self.axis(self.p.axis, tuple(x.shape)))
 
+    def forms(self, shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """See the class."""
+        axis = self.axis(self.p.axis, shapes[0])
+        return ("operator", "exp") if math.prod(shapes[0][axis + 1 :]) > 1 else ("operator",)
+
+    def form_for(self, target: str, shapes: Sequence[Shape]) -> str:
+        """The form of a target."""
+        return self.forms(shapes)[-1 if target == "ort-cpu" else 0]
+
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
-        """Softmax."""
-        e.op("Softmax", bottoms, tops, axis=self.axis(self.p.axis, e.shape(bottoms[0])))
+        """Softmax, or its formula."""
+        axis = self.axis(self.p.axis, e.shape(bottoms[0]))
+        if e.form != "exp":
+            e.op("Softmax", bottoms, tops, axis=axis)
+            return
+        (shifted,) = e.op("Sub", [bottoms[0], e.reduce("ReduceMax", bottoms[0], [axis])])
+        (powers,) = e.op("Exp", [shifted])
+        e.op("Div", [powers, e.reduce("ReduceSum", powers, [axis])], tops)

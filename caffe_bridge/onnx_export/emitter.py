@@ -40,6 +40,7 @@ class GraphEmitter:
         outputs: set[str],
     ) -> None:
         self.opset = opset
+        self.form = ""
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.node_layers: dict[str, str] = {}
@@ -53,8 +54,12 @@ class GraphEmitter:
         self._first = 0
         self._prefix = ""
 
-    def begin(self, layer: Layer) -> None:
-        """Start a layer. Further layers of one name are called ``name#1``, ``name#2`` ..."""
+    def begin(self, layer: Layer, form: str = "") -> None:
+        """Start a layer, to be stated in a form of its choice (see ``Layer.forms``).
+
+        Further layers of one name are called ``name#1``, ``name#2`` ...
+        """
+        self.form = form
         own = prefix = layer.name or layer.spec.type
         count = 0
         while prefix in self._prefixes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -18,11 +18,15 @@ from caffe_bridge import __version__
 from caffe_bridge.errors import BridgeError, ExportError, ShapeError
 from caffe_bridge.files import atomic_write
 from caffe_bridge.graph import Shape
+from caffe_bridge.layers.base import Layer
 from caffe_bridge.net import Net, infer_shapes
 from caffe_bridge.onnx_export.emitter import Dim, GraphEmitter
+from caffe_bridge.onnx_export.fold import fold
 
 DEFAULT_OPSET = 17
 OLDEST_OPSET = 13
+#: What the operators are chosen for: any runtime, or onnxruntime on a processor or with CUDA.
+TARGETS = ("portable", "ort-cpu", "ort-cuda")
 _SIZE_LIMIT = 2**31 - 1
 
 
@@ -107,6 +111,8 @@ def export(
     opset: int = DEFAULT_OPSET,
     dynamic_batch: bool = True,
     outputs: Sequence[str] | None = None,
+    target: str = "portable",
+    forms: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """State a net in ONNX.
 
@@ -116,14 +122,19 @@ def export(
         dynamic_batch: leave the first axis of the inputs free where the net allows it.
         outputs: blobs to give out; by default those that no layer reads. What they do not need
             is left out.
+        target: one of ``TARGETS``; it picks among equivalent forms of a layer, and all but
+            ``portable`` fold constant factors and summands into the layer before.
+        forms: form by layer name, instead of the target's choice.
 
     Returns:
         A model that passed ``onnx.checker``'s full check with strict shape inference.
 
     Raises:
-        ExportError: a layer that standard ONNX cannot state, a wrong opset or output name.
+        ExportError: a layer that standard ONNX cannot state, a wrong opset, target, form or
+            output name.
     """
     _check_opset(opset)
+    _check_target(net, target, forms or {})
     graph, shapes = net.built.graph, net.built.shapes
     wanted = _wanted(net, outputs)
     dims, batch, free = _dims(net, dynamic_batch)
@@ -133,13 +144,16 @@ def export(
     )
     inputs: list[str] = []
     for node, layer in zip(graph.nodes, net.built.layers, strict=True):
-        emitter.begin(layer)
+        sizes = [shapes[value.index] for value in node.inputs]
+        emitter.begin(layer, _form(layer, sizes, target, forms or {}))
         layer.emit(emitter, [v.name for v in node.inputs], [v.name for v in node.outputs])
         emitter.finish()
         undefined = [v.name for v in node.outputs if v.name not in emitter.defined]
         if undefined and not layer.is_input:
             layer.refuse(f"emits no node that makes {', '.join(undefined)}.")
         inputs += undefined
+    if target != "portable":
+        emitter.nodes = fold(emitter.nodes, emitter.initializers, set(wanted))
     nodes = _needed(emitter.nodes, wanted)
     read = {name for node in nodes for name in node.input}
     made = {name for node in nodes for name in node.output}
@@ -163,11 +177,43 @@ def export(
         {
             "caffe_layers": json.dumps({n.name: emitter.node_layers[n.name] for n in nodes}),
             "caffe_net": net.spec.name,
+            "target": target,
             "dynamic_batch": json.dumps(free),
         },
     )
     _check(model, net)
     return model
+
+
+def forms_of(net: Net) -> dict[str, tuple[str, ...]]:
+    """The ONNX forms of the layers that have a choice, by layer name, the portable one first."""
+    found = {}
+    for node, layer in zip(net.built.graph.nodes, net.built.layers, strict=True):
+        known = layer.forms([net.built.shapes[value.index] for value in node.inputs])
+        if len(known) > 1:
+            found[layer.name] = known
+    return found
+
+
+def _form(layer: Layer, shapes: Sequence[Shape], target: str, forms: Mapping[str, str]) -> str:
+    """The form asked for, else the target's."""
+    asked = forms.get(layer.name)
+    if asked is None:
+        return layer.form_for(target, shapes)
+    known = layer.forms(shapes)
+    if asked not in known:
+        layer.refuse(f"has no ONNX form '{asked}'; it has {', '.join(known) or 'just one'}.")
+    return asked
+
+
+def _check_target(net: Net, target: str, forms: Mapping[str, str]) -> None:
+    if target not in TARGETS:
+        raise ExportError(f"target '{target}' is not known; use {', '.join(TARGETS)}.")
+    unknown = set(forms) - {layer.name for layer in net.built.layers}
+    if unknown:
+        raise ExportError(
+            f"{net.spec.source}: a form is given for '{min(unknown)}', which is no layer of it."
+        )
 
 
 def _wanted(net: Net, outputs: Sequence[str] | None) -> list[str]:
@@ -237,7 +283,10 @@ def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def convert(net: Net, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET) -> Path:
+def convert(
+    net: Net, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET, target: str = "portable",
+    forms: Mapping[str, str] | None = None,
+) -> Path:  # fmt: skip
     """Export and write in one step.
 
     Raises:
@@ -245,4 +294,4 @@ def convert(net: Net, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET) 
     """
     if not Path(path).parent.is_dir():
         raise BridgeError(f"{Path(path).parent}: no such folder; make it first.")
-    return save(export(net, opset), path)
+    return save(export(net, opset, target=target, forms=forms), path)

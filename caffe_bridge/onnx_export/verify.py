@@ -276,3 +276,30 @@ def verify(
                                value.name in outputs)
                 )  # fmt: skip
     return Verification(tuple(found), tuple(dict.fromkeys(d.batch for d in found)), tolerance)
+
+
+def compare_models(
+    net: Net,
+    model: onnx.ModelProto,
+    other: onnx.ModelProto,
+    batches: Sequence[int] = (1, 3),
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Compare two ONNX forms of a net with each other, output by output, on random inputs.
+
+    Raises:
+        BackendError: onnxruntime cannot load or run one of them.
+    """
+    loaded, changed = session(model), session(other)
+    what = "the exported model"
+    found = []
+    for batch in _sizes(net, loaded, batches):
+        given = random_feed(net, batch or None, seed)
+        want = _run(loaded, _arrays(loaded, given, what), what)
+        got = _run(changed, _arrays(changed, given, what), what)
+        shown = batch or next((t.shape[0] for t in given.values() if t.ndim), 1)
+        for name, value in want.items():
+            absolute, relative = difference(got[name], value)
+            found.append(Difference(name, shown, tuple(value.shape), absolute, relative, True))
+    return Verification(tuple(found), tuple(dict.fromkeys(d.batch for d in found)), tolerance)
