@@ -73,11 +73,12 @@ class Reproduction:
     def settings(self) -> dict[str, Any]:
         """What changes the result of every stage."""
         e = self.experiment
-        return {
+        made = {
             "version": __version__, "title": e.title, "weights": self.weights,
-            "deploy": self.deploy, "data": str(self.data), "device": self.device,
-            "tests": e.tests, "profile": e.profile, "channels_last": e.channels_last,
+            "data": str(self.data), "device": self.device, "tests": e.tests,
+            "profile": e.profile, "channels_last": e.channels_last,
         }  # fmt: skip
+        return {**made, "deploy": self.deploy} if self.deploy else made
 
     def stages(self) -> list[Stage]:
         """All stages in order."""

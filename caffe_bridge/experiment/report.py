@@ -46,7 +46,7 @@ def _rank_figure(document: dict[str, Any]) -> str:
 
 
 def _paper_ranks_figure(document: dict[str, Any]) -> list[tuple[str, str]]:
-    nets = dict(document["experiment"]["paper_ranks"])
+    nets = dict(document["experiment"].get("paper_ranks", {}))
     if not nets:
         return []
     full = nets.pop("full")
@@ -80,6 +80,10 @@ def _trade_off_figure(document: dict[str, Any]) -> str:
     for kind, colour in zip(kinds, COLOURS[2:], strict=False):
         points = [point(r, f"{r['force_decay']:g}") for r in runs if r["kind"] == kind]
         series.append((kind, points, colour))
+    paper = document["experiment"].get("paper_points", {})
+    if paper:
+        points = [(ratio, accuracy, name) for name, (ratio, accuracy) in paper.items()]
+        series.append(("paper", points, COLOURS[5]))
     goal = goal_of(document)
     floor = results[f"{goal.against}_s{seed}"]["accuracy"] - goal.within
     return trade_off(series, floor)

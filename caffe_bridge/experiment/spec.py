@@ -25,8 +25,9 @@ filters apart (the paper's discrimination). ``goal``: a force net is to stay ``w
 of accuracy of the baseline or the control, at a mean rank ratio ``lower`` by this share (``points``
 false) or by this many hundredths (true). Optional, beside ``schedule``: ``channels_last`` (NHWC in
 memory), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
-``paper_ranks`` (published ranks of the layers by net, "full" first) and ``profiles``, whose entries
-replace those of the file. ``ours`` in a row of ``paper`` names our number: see
+``paper_ranks`` (published ranks of the layers by net, "full" first), ``paper_points`` (published
+mean rank ratio and accuracy by net), and ``profiles``, whose entries replace those of the file.
+``ours`` in a row of ``paper`` names our number: see
 :func:`caffe_bridge.experiment.comparisons.ours`.
 """
 
@@ -100,6 +101,7 @@ class Experiment:
     bench: dict[str, int]
     paper: tuple[dict[str, str], ...]
     paper_ranks: dict[str, list[int]]
+    paper_points: dict[str, list[float]]
     schedule: dict[str, dict[str, Any]]
     channels_last: bool
     recalibrate: int
@@ -123,7 +125,8 @@ class Experiment:
 
 
 _OPTIONAL: dict[str, Any] = {
-    "schedule": {}, "channels_last": False, "recalibrate": 0, "paper_ranks": {}, "profiles": {},
+    "schedule": {}, "channels_last": False, "recalibrate": 0, "paper_ranks": {},
+    "paper_points": {}, "profiles": {},
 }  # fmt: skip
 _REQUIRED = set(Experiment.__dataclass_fields__) - {"folder", "profile", "full", *_OPTIONAL}
 
@@ -205,6 +208,7 @@ def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
         bench={k: int(data["bench"][k]) for k in ("batch", "threads")},
         paper=tuple(_published(row) for row in data["paper"]),
         paper_ranks={k: [int(x) for x in v] for k, v in data["paper_ranks"].items()},
+        paper_points={k: [float(x) for x in v] for k, v in data["paper_points"].items()},
         schedule={part: dict(fields) for part, fields in data["schedule"].items()},
         channels_last=bool(data["channels_last"]), recalibrate=int(data["recalibrate"]),
         full=lengths,
@@ -249,6 +253,8 @@ def _check(found: Path, made: Experiment) -> None:
         problems.append("iterations, tests, batch and threads must be 1 or more")
     if any(len(ranks) != len(made.layers) for ranks in made.paper_ranks.values()):
         problems.append(f"paper_ranks wants {len(made.layers)} ranks of each net")
+    if any(len(point) != 2 for point in made.paper_points.values()):
+        problems.append("paper_points wants a mean rank ratio and an accuracy of each net")
     if made.recalibrate < 0:
         problems.append("recalibrate must be 0 or more")
     if problems:
