@@ -94,8 +94,7 @@ class LRN(Layer):
         ``windows`` (ort-cpu from WINDOWS_FROM channels on): the same with the band cut into blocks
         of 32 channels and what they reach, which Gather lays side by side for a grouped Conv; 36
         products a value instead of C.
-        ``average``: AveragePool over the channels instead of the Conv; faster on small maps, but
-        one thread an image.
+        ``average``: AveragePool over the channels instead of the Conv; faster on small maps only.
         ``operator`` (ort-cuda, where it is one cuDNN kernel; portable above 512 channels): LRN.
         WITHIN_CHANNEL: ``pad`` (portable), Pad, AveragePool and the power; ``pads`` (the other
         targets), the padding as an attribute of AveragePool.

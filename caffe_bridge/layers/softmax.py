@@ -26,7 +26,7 @@ class Softmax(Layer):
     ONNX:
         ``operator`` (portable): Softmax. ``exp`` (ort-cpu, where numbers follow the axis):
         ReduceMax, Sub, Exp, ReduceSum, Div, because onnxruntime transposes such an axis to the
-        end and back on one thread.
+        end and back.
     Caffe source:
         softmax_layer.cpp
     Differences:
