@@ -14,6 +14,7 @@ from caffe_bridge.cli.common import (
     parse_numbers,
     print_json,
     require_onnx,
+    target_option,
     verb,
 )
 from caffe_bridge.files import atomic_write
@@ -36,6 +37,7 @@ _SECONDS, _QUICK_SECONDS = 6.0, 0.1
 @click.option("--threads", metavar="N[,N]",
               help="Threads of one operator; default 1, and 1,2 with --paper.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@target_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the inputs.")
 @click.option("--quick", is_flag=True, help="A short measurement.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="Time by layer too.")
@@ -44,8 +46,8 @@ _SECONDS, _QUICK_SECONDS = 6.0, 0.1
 @json_option
 def command(
     models: tuple[str, ...], paper: str | None, align: str, batch: str | None,
-    threads: str | None, device: str, seed: int, quick: bool, layers: bool, save_path: str | None,
-    markdown: bool, as_json: bool,
+    threads: str | None, device: str, target: str, seed: int, quick: bool, layers: bool,
+    save_path: str | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Time MODELS (ONNX files) against the first of them, interleaved in one run.
 
@@ -67,9 +69,11 @@ def command(
     batches = parse_numbers(batch or ("1,32" if paper else "1"), "--batch")
     counts = parse_numbers(threads or ("1,2" if paper else "1"), "--threads")
     if paper:
-        _paper(paper, batches, counts, align_block(align), device, quick, save_path,
+        _paper(paper, batches, counts, align_block(align), device, target, quick, save_path,
                "json" if as_json else "markdown" if markdown else "")  # fmt: skip
         return
+    if target != "portable":
+        raise click.UsageError("--target goes with --paper only; ONNX files are what they are.")
     if len(batches) > 1 or len(counts) > 1:
         raise click.UsageError("several --batch or --threads go with --paper only.")
     for model in models:
@@ -91,15 +95,15 @@ def command(
 
 
 def _paper(
-    table: str, batches: list[int], threads: list[int], block: int, device: str, quick: bool,
-    save_path: str | None, form: str,
+    table: str, batches: list[int], threads: list[int], block: int, device: str, target: str,
+    quick: bool, save_path: str | None, form: str,
 ) -> None:  # fmt: skip
     from caffe_bridge.compress.latency import paper_report as report
 
     result = report.run_paper(
         table, batches=batches, threads=threads, block=block, device=device,
         seconds=_QUICK_SECONDS if quick else _SECONDS,
-        progress=lambda text: click.echo(text, err=True),
+        progress=lambda text: click.echo(text, err=True), export_for=target,
     )  # fmt: skip
     if save_path:
         with atomic_write(save_path) as stream:

@@ -14,6 +14,7 @@ from caffe_bridge.cli.common import (
     input_option,
     json_option,
     parse_shapes,
+    target_option,
     verb,
     warn,
 )
@@ -30,7 +31,7 @@ def make_timed_plan(
     net: str, weights: str, *, target_speedup: float | None, budget_ms: float | None = None,
     threads: int, batch: int, device: str = "cpu", methods: tuple[str, ...] = (),
     cache: str | None = None, inputs: tuple[str, ...] = (), quiet: bool = False,
-    seconds: float = 240.0,
+    seconds: float = 240.0, target: str = "portable",
 ) -> Plan:  # fmt: skip
     """A plan for a measured speed-up; progress goes to standard error.
 
@@ -41,7 +42,7 @@ def make_timed_plan(
     from caffe_bridge.compress.latency import Request, default_path, plan_for_time
 
     request = Request(target_speedup, budget_ms, threads, batch, device, 0, methods or METHODS,
-                      seconds)  # fmt: skip
+                      seconds, target)  # fmt: skip
     plan = plan_for_time(
         net, weights, request,
         spec=load_spec(net, inputs=parse_shapes(inputs)),
@@ -110,12 +111,13 @@ strict_option = click.option(
 @click.option("--cache", help="JSON file of known times; by default in the user's cache folder.")
 @seconds_option
 @strict_option
+@target_option
 @input_option
 @json_option
 def command(
     net: str, weights: str, output: str, target_speedup: float | None, budget_ms: float | None,
     threads: int, batch: int, device: str, methods: tuple[str, ...], cache: str | None,
-    seconds: float, strict: bool, inputs: tuple[str, ...], as_json: bool,
+    seconds: float, strict: bool, target: str, inputs: tuple[str, ...], as_json: bool,
 ) -> int:  # fmt: skip
     """Choose forms and ranks that make NET as fast as asked for, by measurement.
 
@@ -128,7 +130,7 @@ def command(
     plan = make_timed_plan(
         net, weights, target_speedup=target_speedup, budget_ms=budget_ms, threads=threads,
         batch=batch, device=device, methods=methods, cache=cache, inputs=inputs, quiet=as_json,
-        seconds=seconds,
+        seconds=seconds, target=target,
     )  # fmt: skip
     plan.save(output)
     if as_json:

@@ -24,12 +24,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from caffe_bridge.compress.calibration import Moments
-from caffe_bridge.compress.responses import Factors, regress
+from caffe_bridge.compress.responses import RIDGE, Factors, regress
 from caffe_bridge.compress.target import Target
 from caffe_bridge.net import Net
 
 #: (lambda, turns), as in He et al., "Channel pruning", ICCV 2017.
 SCHEDULE = ((0.1, 30), (1.0, 20))
+#: Relative change of the error at which the turns with one lambda end.
+STILL = 1e-3
+_TINY = np.finfo(float).tiny
 
 
 def before_relu(net: Net, name: str) -> bool:
@@ -70,24 +73,40 @@ def fit_group(
         rank: r.
         exact: whether g is y.
     """
-    passed = _passed(y + bias[:, None])
+    passed, bias = _passed(y + bias[:, None]), bias[:, None]
+    mean = g.mean(axis=1, keepdims=True)
+    centred = g - mean
+    moment = centred @ centred.T / g.shape[1]
+    inverse = np.linalg.inv(moment + (RIDGE * np.trace(moment) / len(g) + _TINY) * np.eye(len(g)))
 
-    def fitted(wanted: np.ndarray, same: bool) -> tuple[Factors, np.ndarray, float]:
-        found = Moments(len(y))
-        found.add(wanted, g)
-        made = regress(found, rank, same)
-        u = made[0] @ (made[1] @ g) + (made[2] + bias)[:, None]
-        return made, u, float(np.sum((passed - _passed(u)) ** 2))
+    def judged(made: Factors) -> tuple[np.ndarray, float]:
+        u = made[0] @ (made[1] @ g) + made[2][:, None] + bias
+        return u, float(np.sum((passed - _passed(u)) ** 2))
 
-    best, _, least = fitted(y, exact)
-    for start in (y, passed - bias[:, None]):
-        factors, u, error = fitted(start, exact and start is y)
+    def fitted(wanted: np.ndarray) -> Factors:
+        """As :func:`regress`; what does not depend on ``wanted`` is known."""
+        cross = wanted @ centred.T / g.shape[1]
+        full = cross @ inverse
+        vectors = np.linalg.eigh(full @ cross.T)[1][:, ::-1][:, :rank]
+        reduced = vectors.T @ full
+        return vectors, reduced, wanted.mean(axis=1) - vectors @ (reduced @ mean[:, 0])
+
+    first = Moments(len(y))
+    first.add(y, g)
+    best = regress(first, rank, exact)
+    least = judged(best)[1]
+    for start in (y, passed - bias):
+        factors = fitted(start)
+        u, error = judged(factors)
         for weight, turns in SCHEDULE:
             for _ in range(turns):
                 if error < least:
                     best, least = factors, error
-                closest = _closest(passed, u, weight) - bias[:, None]
-                factors, u, error = fitted(closest, same=False)
+                before = error
+                factors = fitted(_closest(passed, u, weight) - bias)
+                u, error = judged(factors)
+                if abs(before - error) < STILL * before:
+                    break
         if error < least:
             best, least = factors, error
     return best, least

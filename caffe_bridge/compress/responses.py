@@ -15,7 +15,8 @@ from caffe_bridge.net import Net
 
 #: U_r [N, r], U_r^T A [r, N] and what the bias gains, of one group.
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
-_RIDGE = 1e-6
+#: Share of the mean eigenvalue that is added before a second moment is inverted.
+RIDGE = 1e-6
 
 
 def node_index(net: Net, name: str) -> int:
@@ -106,7 +107,7 @@ def regress(found: Moments, rank: int, exact: bool) -> Factors:
         vectors = np.linalg.eigh(yy)[1][:, ::-1][:, :rank]
         reduced = vectors.T
     else:
-        ridge = _RIDGE * np.trace(gg) / len(gg) + np.finfo(float).tiny
+        ridge = RIDGE * np.trace(gg) / len(gg) + np.finfo(float).tiny
         full = np.linalg.solve(gg + ridge * np.eye(len(gg)), yg.T).T
         vectors = np.linalg.eigh(full @ gg @ full.T)[1][:, ::-1][:, :rank]
         reduced = vectors.T @ full

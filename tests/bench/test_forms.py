@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ from caffe_bridge.errors import DataError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net
 
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "forms.py"
 SHORT = Schedule(
     min_runs=2, min_seconds=0.0, warmup_runs=1, warmup_seconds=0.0, block=1, max_seconds=1.0
 )
@@ -84,3 +90,18 @@ def test_choice(ms: dict[str, float], differences: dict[str, float], want: str) 
 def test_no_images(net: Net) -> None:
     with pytest.raises(DataError, match="batch is 0; give 1 or more images"):
         measure_forms(net, batch=0)
+
+
+def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
+    report = tmp_path / "forms.json"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--only", "Softmax", "--quick", "--threads", "1", "--batch", "1",
+         "--json", report],
+        capture_output=True, text=True, check=False, cwd=SCRIPT.parents[1],
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].startswith("| maps of 21 classes | Softmax | 1x21x64x64 |")
+    rows = json.loads(report.read_text())["layers"]
+    assert [list(row["ms"]) for row in rows] == [["operator", "exp"]] * 2
+    assert {row["default"] for row in rows} == {"exp"}

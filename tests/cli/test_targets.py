@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from caffe_bridge.cli.common import target_option
+from caffe_bridge.compress.latency import LatencyCache
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export import TARGETS
 from tests.cli.nets import call
@@ -95,3 +96,18 @@ def test_decompose_passes_the_target(lrn: Path, capsys: Capture) -> None:
     model = onnx.load(done["onnx"])
     assert "Gather" in [node.op_type for node in model.graph.node]
     assert json.loads(Path("low/plan.json").read_text())
+
+
+def test_plans_time_exports_for_the_target(lrn: Path, capsys: Capture) -> None:
+    call(capsys, "plan", "lrn.prototxt", "lrn.caffemodel", "--target-speedup", 1.5, "--seconds", 2,
+         "--target", "ort-cpu", "--cache", "times.json", "-o", "plan.json")  # fmt: skip
+    assert LatencyCache(None, 1, "cpu", "ort-cpu").key.endswith(" | ort-cpu")
+    settings = json.loads(Path("plan.json").read_text())["settings"]
+    assert settings["onnx_target"] == "ort-cpu"
+
+
+def test_bench_takes_files_as_they_are(lrn: Path, capsys: Capture) -> None:
+    assert call(capsys, *CONVERT).status == 0
+    result = call(capsys, "bench", "lrn.onnx", "--target", "ort-cpu")
+    assert result.status == 2
+    assert "--target goes with --paper only" in result.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,41 @@ def test_what_selected_a_choice_does_not_judge_it(lucky: float) -> None:
     assert outcome.best.measured.speed_up == pytest.approx(machine.speed_up(outcome.best.choice))
     assert outcome.best.measured.speed_up >= 0.93 * 1.8
     assert (outcome.best.choice, True) in machine.asked
+
+
+def test_an_unstable_verdict_is_measured_again() -> None:
+    class Restless(Machine):
+        def __call__(self, choice: Choice, schedule: Schedule) -> Measured:
+            found = super().__call__(choice, schedule)
+            first = [fresh for _, fresh in self.asked].count(True) == 1
+            if schedule is FRESH and first:
+                return replace(found, speed_up=2 * found.speed_up, unstable=True)
+            return found
+
+    machine = Restless(1.0)
+    outcome = search(machine).run(WHOLE + REST, 1.7)
+    assert outcome.best is not None
+    assert outcome.best.measured.speed_up == pytest.approx(machine.speed_up(outcome.best.choice))
+    assert [fresh for _, fresh in machine.asked][-2:] == [True, True]
+
+
+def test_the_luckiest_of_several_fresh_measurements_is_not_the_verdict() -> None:
+    class Drifting(Machine):
+        def __call__(self, choice: Choice, schedule: Schedule) -> Measured:
+            found = super().__call__(choice, schedule)
+            number = [fresh for _, fresh in self.asked].count(True)
+            luck = {1: 0.8, 2: 0.85, 3: 0.97}.get(number, 0.7) if schedule is FRESH else 1.0
+            return replace(found, speed_up=luck * found.speed_up, low=found.low * luck)
+
+    machine = Drifting(1.0)
+    outcome = search(machine).run(WHOLE + REST, 1.8)
+    fresh = [choice for choice, is_fresh in machine.asked if is_fresh]
+    assert len(fresh) > 2
+    assert outcome.best is not None
+    assert outcome.best.choice == fresh[-1]
+    assert fresh[-1] in fresh[:-1]
+    last = 0.7 if len(fresh) > 3 else 0.97
+    assert outcome.best.measured.speed_up == pytest.approx(last * machine.speed_up(fresh[-1]))
 
 
 def test_what_no_choice_reaches() -> None:

@@ -70,6 +70,7 @@ class Request:
         methods: decompositions to try.
         seconds: how long measuring may take; what is under way is finished, and the last
             measurement of the whole net is always made.
+        export_for: the target of the exports that are timed.
     """
 
     target_speedup: float | None = None
@@ -80,6 +81,7 @@ class Request:
     block: int = 0
     methods: Sequence[str] = FORMS
     seconds: float = 240.0
+    export_for: str = "portable"
 
     def target(self, before_ms: float) -> float:
         """The speed-up that is asked for.
@@ -206,9 +208,11 @@ def plan_for_time(
     if not targets:
         raise PlanError(f"{record.origin or 'the net'}: has no layer that could be decomposed.")
     allowance = Allowance(request.seconds)
-    known = LatencyCache(cache, request.threads, request.device)
+    known = LatencyCache(cache, request.threads, request.device, request.export_for)
     net_before = original(measured_spec, stored, request.batch)
-    whole = WholeNet(net_before, stored, request.batch, request.threads, request.device)
+    whole = WholeNet(
+        net_before, stored, request.batch, request.threads, request.device, request.export_for
+    )
     before = whole.alone()
     target = request.target(before)
     planning = _Planning(whole, targets)
@@ -217,6 +221,7 @@ def plan_for_time(
         targets, bottom_shapes(net_before), known, threads=request.threads, device=request.device,
         block=request.block or machine_info().channel_block, methods=request.methods,
         allowance=Allowance(_TABLE_SHARE * request.seconds), progress=progress,
+        export_for=request.export_for,
     )  # fmt: skip
     within = target <= 1.0
     outcome = Outcome(None)
@@ -262,7 +267,8 @@ def _settings(
     machine = machine_info()
     return {
         "target_speedup": shown(target), "batch": request.batch, "threads": request.threads,
-        "device": request.device, "verdict": verdict, "reached": reached,
+        "device": request.device, "onnx_target": request.export_for,
+        "verdict": verdict, "reached": reached,
         "net_ms_before": shown(measured.before_ms), "net_ms_after": shown(measured.after_ms),
         "measured_speedup": shown(measured.speed_up),
         "measured_interval": [shown(measured.low), shown(measured.high)],

@@ -78,14 +78,20 @@ class LatencyCache:
         path: the JSON file; None keeps nothing beyond the process.
         threads: threads of one operator.
         device: "cpu" or "cuda".
+        export_for: the target of the exports that were timed.
 
     Raises:
         SchemaError: the file is no such cache.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, threads: int, device: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, threads: int, device: str,
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
         self.path = None if path is None else Path(path)
         self.key = machine_key(threads, device)
+        if export_for != "portable":
+            self.key += f" | {export_for}"
         self.hits = 0
         self._fresh: dict[str, dict[str, float]] = {}
         self._known = dict(self._read().get(self.key, {}))

@@ -184,26 +184,29 @@ class PaperBench:
         device: "cpu" or "cuda".
         seconds: how long each of the two measurements of a batch and thread count may take, each
             net; eight runs of each are always made.
+        export_for: the target of the ONNX files.
 
     Raises:
         PlanError: unknown table.
     """
 
     def __init__(
-        self, table: str, folder: Path, block: int, device: str = "cpu", seconds: float = 6.0
-    ) -> None:
+        self, table: str, folder: Path, block: int, device: str = "cpu", seconds: float = 6.0,
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
         if table not in TABLES:
             raise PlanError(f"the paper's '{table}' is not known; use {' or '.join(TABLES)}.")
         self.device, self.seconds = device, seconds
         self.net = Net(alexnet_spec(), weights=None, seed=0)
         fill_small(self.net)
         self.variants = _variants(TABLES[table], self.net, block)
-        self.paths = {_BASELINE: convert(self.net.eval(), folder / "whole.onnx")}
+        self.paths = {_BASELINE: convert(self.net.eval(), folder / "whole.onnx", target=export_for)}
         self.macs = {_BASELINE: _macs(self.net)}
         for number, variant in enumerate(self.variants):
             small = replaced(self.net, variant.forms, None)
             self.macs[variant.name] = _macs(small)
-            self.paths[variant.name] = convert(small, folder / f"net{number}.onnx")
+            path = folder / f"net{number}.onnx"
+            self.paths[variant.name] = convert(small, path, target=export_for)
 
     def measure(self, batch: int, threads: int) -> list[PaperRow]:
         """Rows of all variants: layer by layer, the reorders, the whole net last."""

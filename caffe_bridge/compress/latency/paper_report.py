@@ -32,6 +32,7 @@ def run_paper(
     device: str = "cpu",
     seconds: float = 6.0,
     progress: Callable[[str], None] | None = None,
+    export_for: str = "portable",
 ) -> dict[str, Any]:
     """Measure a table of the paper for all batch sizes and threads.
 
@@ -43,6 +44,7 @@ def run_paper(
         device: "cpu" or "cuda".
         seconds: of measuring, for each net, batch and thread count.
         progress: called with a line for every measurement.
+        export_for: the target of the ONNX files.
 
     Returns:
         What :func:`caffe_bridge.cli.common.print_json` can print; ``rows`` are
@@ -55,7 +57,7 @@ def run_paper(
     say = progress or (lambda _text: None)
     rows: list[PaperRow] = []
     with tempfile.TemporaryDirectory(prefix="caffe-bridge-paper-") as folder:
-        bench = PaperBench(table, Path(folder), block, device, seconds)
+        bench = PaperBench(table, Path(folder), block, device, seconds, export_for)
         say(f"{table}: {len(bench.paths)} nets are exported")
         for batch in batches:
             for count in threads:

@@ -95,12 +95,13 @@ class LayerTimer:
         cache: known times; it takes the new ones.
         threads: threads of one operator.
         device: "cpu" or "cuda".
+        export_for: the target of the exports.
     """
 
     def __init__(self, target: Target, shapes: Sequence[Shape], cache: LatencyCache,
-                 threads: int, device: str) -> None:  # fmt: skip
+                 threads: int, device: str, export_for: str = "portable") -> None:  # fmt: skip
         self.target, self.shapes, self.cache = target, shapes, cache
-        self.threads, self.device = threads, device
+        self.threads, self.device, self.export_for = threads, device, export_for
         self.cold = target.is_fc and target.weight.size * 4 > _COLD_BYTES
         self.unstable: set[str] = set()
         self._seen: dict[tuple[Shape, str], Timed] = {}
@@ -121,7 +122,7 @@ class LayerTimer:
 
     def _session(self, shape: Shape, form: Form | None) -> BenchSession:
         net = single_net(self.target, form, shape)
-        return open_session(net, shape[0], self.threads, self.device)
+        return open_session(net, shape[0], self.threads, self.device, self.export_for)
 
     def close(self) -> None:
         """Let go of the sessions that stay open between measurements."""
@@ -250,6 +251,7 @@ def latency_table(
     methods: Sequence[str] = FORMS,
     allowance: Allowance | None = None,
     progress: Callable[[str], None] | None = None,
+    export_for: str = "portable",
 ) -> tuple[dict[str, LayerTimes], dict[str, LayerTimer]]:
     """Time layers and their forms; what the cache knows is not measured again.
 
@@ -263,6 +265,7 @@ def latency_table(
         methods: decompositions to try.
         allowance: the time for all of it; forms beyond it are not measured.
         progress: called with a line for every layer.
+        export_for: the target of the exports.
 
     Returns:
         The times by layer in the order of ``targets``, and what can measure each again.
@@ -278,7 +281,7 @@ def latency_table(
     for number, name in enumerate(order, 1):
         left = order[number - 1 :]
         part = max(costs[name] / sum(costs[other] for other in left), 1.0 / len(left))
-        timers[name] = LayerTimer(targets[name], shapes[name], cache, threads, device)
+        timers[name] = LayerTimer(targets[name], shapes[name], cache, threads, device, export_for)
         forms = forms_of(targets[name], block, methods)
         times = _layer_times(timers[name], forms, allowance.share(part))
         cache.save()

@@ -79,14 +79,16 @@ def _seconds(made: BenchSession) -> float:
     return max(statistics.median(times), 1e-6)
 
 
-def open_session(net: Net, batch: int, threads: int, device: str = "cpu") -> BenchSession:
-    """A session of a net, through a file that is gone afterwards.
+def open_session(
+    net: Net, batch: int, threads: int, device: str = "cpu", export_for: str = "portable"
+) -> BenchSession:
+    """A session of a net exported for a target, through a file that is gone afterwards.
 
     Raises:
         BridgeError: the net cannot be exported or run.
     """
     with tempfile.TemporaryDirectory(prefix="caffe-bridge-latency-") as folder:
-        path = convert(net, Path(folder) / "net.onnx")
+        path = convert(net, Path(folder) / "net.onnx", target=export_for)
         return make_session(path, threads, device, batch=batch)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from caffe_bridge.bench import BenchSession, Schedule, measure, speed_up
 from caffe_bridge.compress.latency.forms import Form
 from caffe_bridge.compress.latency.single import fill_small
-from caffe_bridge.compress.latency.together import open_session
+from caffe_bridge.compress.latency.together import UNSTABLE, open_session
 from caffe_bridge.graph import NetSpec, Shape, layer_spec
 from caffe_bridge.net import Net, with_inputs
 from caffe_bridge.schema import Weights
@@ -27,8 +27,8 @@ FRESH = Schedule(
 class Measured:
     """Median milliseconds of two nets in one interleaved run, and the ratio of the medians.
 
-    ``low`` and ``high`` bound the ratio's 95 % interval; ``unstable`` as in
-    :class:`~caffe_bridge.bench.Stats`.
+    ``low`` and ``high`` bound the ratio's 95 % interval; ``unstable`` says that the 90 % quantile
+    of either is too far above its median.
     """
 
     before_ms: float
@@ -80,17 +80,20 @@ class WholeNet:
         batch: images of one run.
         threads: threads of one operator.
         device: "cpu" or "cuda".
+        export_for: the target of the export.
 
     Raises:
         BridgeError: it cannot be exported or run.
     """
 
     def __init__(
-        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu"
-    ) -> None:
+        self, net: Net, weights: Weights, batch: int, threads: int, device: str = "cpu",
+        export_for: str = "portable",
+    ) -> None:  # fmt: skip
         self.net, self.weights = net, weights
         self.batch, self.threads, self.device = batch, threads, device
-        self.session = open_session(net, batch, threads, device)
+        self.export_for = export_for
+        self.session = open_session(net, batch, threads, device, export_for)
 
     def alone(self) -> float:
         """Median milliseconds of the original."""
@@ -99,7 +102,7 @@ class WholeNet:
     def against(self, forms: Mapping[str, Form], schedule: Schedule = SCHEDULE) -> Measured:
         """The original and the net with layers in other forms, interleaved."""
         after = replaced(self.net, forms, self.weights)
-        session = open_session(after, self.batch, self.threads, self.device)
+        session = open_session(after, self.batch, self.threads, self.device, self.export_for)
         return self._measure({"before": self.session, "after": session}, schedule)
 
     def _measure(self, sessions: Mapping[str, BenchSession], schedule: Schedule) -> Measured:
@@ -113,5 +116,5 @@ class WholeNet:
         stats = [timing.stats(self.device) for timing in (first, last)]
         return Measured(
             stats[0].median_ms, stats[1].median_ms, gain.ratio, gain.low, gain.high,
-            any(each.unstable for each in stats),
+            any(each.p90_ms > UNSTABLE * each.median_ms for each in stats),
         )  # fmt: skip
