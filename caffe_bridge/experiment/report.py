@@ -155,7 +155,10 @@ def _facts(document: dict[str, Any]) -> list[str]:
         f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
         f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, training on "
         f"{settings['device']}.",
-        *(f"Schedule of {part}: {_fields(fields)}." for part, fields in e["schedule"].items()),
+        *(
+            f"Solver of {part}, steps as of {e['full'][part]} iterations: {_fields(fields)}."
+            for part, fields in e["schedule"].items()
+        ),
         *told,
         conditions(_bench(document)),
     ]

@@ -10,6 +10,8 @@ from caffe_bridge.experiment.runs import STARTS, plain
 from caffe_bridge.experiment.spec import Goal
 
 Rows = list[list[str]]
+#: Layers that get a column each; the ranks of more stand in one cell.
+_COLUMNS = 6
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -64,8 +66,11 @@ def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     rows = dense_rows(document)
     layers = list(rows[0]["full"])
     full = rows[0]["full"]
-    head = ["net", "seeds", "accuracy", "against baseline, points",
-            *(f"rank {x} (of {full[x]})" for x in layers),
+    wide = len(layers) > _COLUMNS
+    columns = [f"rank {x} (of {full[x]})" for x in layers]
+    if wide:
+        columns = [f"ranks of {len(layers)} layers, first seed"]
+    head = ["net", "seeds", "accuracy", "against baseline, points", *columns,
             "mean rank ratio", "lower by"]  # fmt: skip
     cells = []
     for row in rows:
@@ -74,7 +79,8 @@ def dense_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
             row["name"].replace("_", " "), str(count),
             _points((row["accuracy"], row["accuracy_spread"]), count),
             f"{0 - row['loss'] * 100:+.2f}",
-            *("/".join(map(str, row["ranks"][x])) for x in layers),
+            *([" ".join(str(row["ranks"][x][0]) for x in layers)] if wide else
+              ["/".join(map(str, row["ranks"][x])) for x in layers]),
             _points((row["ratio"], row["ratio_spread"]), count), f"{row['drop']:.0%}",
         ])  # fmt: skip
     return head, cells
@@ -122,11 +128,20 @@ def forms_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     """Head and cells of the table of the fastest forms."""
     nets = document["results"]["planned"]["nets"]
     layers = list(next(iter(nets.values()))["forms"])
+    if len(layers) > _COLUMNS:
+        columns = [f"forms of {len(layers)} layers"]
+        told = {name: [_counted(list(net["forms"].values()))] for name, net in nets.items()}
+    else:
+        columns = layers
+        told = {name: [net["forms"][x] for x in layers] for name, net in nets.items()}
     cells = [
-        [variant_title(name), *(net["forms"][x] for x in layers), f"{net['accuracy']:.2%}"]
-        for name, net in nets.items()
+        [variant_title(name), *told[name], f"{net['accuracy']:.2%}"] for name, net in nets.items()
     ]
-    return ["low-rank net, first seed", *layers, "accuracy"], cells
+    return ["low-rank net, first seed", *columns, "accuracy"], cells
+
+
+def _counted(forms: list[str]) -> str:
+    return ", ".join(f"{forms.count(form)} {form}" for form in dict.fromkeys(forms))
 
 
 def bench_table(document: dict[str, Any]) -> tuple[list[str], Rows]:

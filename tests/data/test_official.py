@@ -71,6 +71,20 @@ def test_cifar10_records_and_mean(cifar: Path) -> None:
     np.testing.assert_allclose(read_blob(mean).array(), want, rtol=1e-6)
 
 
+def test_cifar10_with_a_border(cifar: Path) -> None:
+    made = make_cifar10(cifar, cifar, pad=2)
+    assert [path.name for path in made] == [
+        "cifar10_pad2_train_lmdb", "cifar10_pad2_test_lmdb", "cifar10_pad2_mean.binaryproto",
+    ]  # fmt: skip
+    reader = open_records(str(made[0]), "lmdb")
+    image, _label = decode_datum(reader.take()[1], "")
+    reader.close()
+    assert image.shape == (3, 36, 36)
+    np.testing.assert_array_equal(image[:, 2:-2, 2:-2].reshape(-1), ROWS[0, 1:])
+    assert image.sum() == ROWS[0, 1:].astype(int).sum()
+    assert read_blob(made[2]).array().shape == (1, 3, 36, 36)
+
+
 def test_cifar10_from_the_archive(cifar: Path) -> None:
     archive = cifar / "cifar.tar.gz"
     with tarfile.open(archive, "w:gz") as made:
