@@ -153,7 +153,7 @@ def _facts(document: dict[str, Any]) -> list[str]:
         f"Written by caffe_bridge {settings['version']}; profile {settings['profile']}.",
         f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
         f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
-        f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, training on "
+        f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, added up; training on "
         f"{settings['device']}.",
         *(
             f"Solver of {part}, steps as of {e['full'][part]} iterations: {_fields(fields)}."
