@@ -1,7 +1,7 @@
 """Milliseconds of a training step: ours without and with force, next to plain torch.optim.SGD.
 
     python benchmarks/train_step.py [--nets lenet,alexnet] [--threads 2] [--rounds 15]
-        [--clock cpu] [--device cpu] [--cuda-graph] [--json FILE]
+        [--seconds 15] [--clock cpu] [--device cpu] [--cuda-graph] [--json FILE]
 
 Every variant trains one and the same net on one fixed random batch, in turns within each round, so
 that a busy machine disturbs all alike; medians are compared. ``plain`` is zero_grad, forward,
@@ -103,7 +103,7 @@ def timed(step: Callable[[], object], cuda: bool, clock: Callable[[], float]) ->
 
 
 def measure(
-    name: str, runtime: Runtime, rounds: int, clock: Callable[[], float]
+    name: str, runtime: Runtime, rounds: int, seconds: float, clock: Callable[[], float]
 ) -> dict[str, float]:
     """Median milliseconds of plain torch and of each of our variants, and force's own share."""
     solver = make_solver(name, runtime)
@@ -124,7 +124,9 @@ def measure(
         step()
     times: dict[str, list[float]] = {label: [] for label in variants}
     labels = list(variants)
-    for number in range(rounds):
+    end, number = time.perf_counter() + seconds, -1
+    while number + 1 < rounds or time.perf_counter() < end:
+        number += 1
         turn = labels if number % 2 == 0 else labels[::-1]
         for label in turn:
             times[label].append(timed(variants[label], cuda, clock))
@@ -141,7 +143,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join(NETS), help="recipes, separated by commas")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="at least, for each layout")
+    parser.add_argument("--seconds", type=float, default=15.0, help="at least, for each layout")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, "
                         "for one thread on a busy machine")  # fmt: skip
@@ -162,7 +165,8 @@ def main() -> None:
     }  # fmt: skip
     print(
         f"{options.threads} threads, torch {torch.__version__}, {options.device}, "
-        f"{options.clock} time, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds"
+        f"{options.clock} time, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds and "
+        f"{options.seconds:g} s at least"
     )
     print(
         "ms per step                  plain    ours  Constant  Degradation | ours/plain  force adds"
@@ -172,7 +176,9 @@ def main() -> None:
         for layout, last in (("NCHW", False), ("NHWC", True)):
             runtime = Runtime(options.device, channels_last=last, cuda_graph=options.cuda_graph)
             runtime.prepare()
-            row = both[layout] = measure(name, runtime, options.rounds, CLOCKS[options.clock])
+            row = both[layout] = measure(
+                name, runtime, options.rounds, options.seconds, CLOCKS[options.clock]
+            )
             print(f"{name + ' (' + str(NETS[name][0]) + ') ' + layout:26s}"
                   f"{row['plain']:8.1f}{row['ours']:8.1f}{row['Constant']:10.1f}"
                   f"{row['Degradation']:13.1f} | {row['ours ratio']:10.3f}  "

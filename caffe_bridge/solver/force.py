@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -140,6 +141,34 @@ def _matrix(rows: Tensor, power: int) -> tuple[Tensor, Tensor]:
     return rows, matrix
 
 
+def _small_matrix(rows: Tensor, power: int) -> Tensor | None:
+    """The A of :func:`_matrix` for few filters on the CPU, none of them near another or zero.
+
+    The formulae are the same; numpy takes a fifth of torch's time for each small step.
+    """
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or rows.shape[1] >= BLOCKED:
+        return None
+    gram: np.ndarray = torch.bmm(rows, rows.transpose(1, 2)).numpy()
+    diagonal = np.einsum("gnn->gn", gram)
+    norms = np.sqrt(diagonal)
+    if not norms.min() > TAU:
+        return None
+    inverse = 1 / norms
+    cosine = gram * inverse[:, :, None]
+    cosine *= inverse[:, None, :]
+    square = 2 - 2 * cosine
+    np.einsum("gnn->gn", square)[:] = FAR
+    if not square.min() >= NEAR:
+        return None
+    kernel = 1 / np.sqrt(square) if power == 1 else square ** (-power / 2)
+    np.einsum("gnn->gn", kernel)[:] = 0
+    radial = np.einsum("gij,gij->gi", kernel, cosine)
+    kernel *= -norms[:, :, None]
+    kernel *= inverse[:, None, :]
+    np.einsum("gnn->gn", kernel)[:] += radial
+    return torch.from_numpy(kernel)
+
+
 def decay_at(solver: Record, iteration: int) -> float:
     """``force_decay``, 0 from iteration ``force_iter`` on (-1: never)."""
     ended = solver.force_iter != -1 and iteration >= solver.force_iter
@@ -182,9 +211,8 @@ def add_force(solver: Record, blob: LearnableBlob, gradient: Tensor, force_decay
         return
     groups = blob.group if solver.force_groups else 1
     weight = blob.value.detach()
-    plain = solver.force_direction == "all" and solver.force_decay_type == "fixed"
-    if plain and same_layout(gradient, weight):
-        _add_in_place(gradient, weight, POWERS[solver.force_type], groups, local)
+    if is_plain(solver) and same_layout(gradient, weight):
+        add_plain(gradient, weight, POWERS[solver.force_type], groups, local)
         return
     force = force_gradient(weight, solver.force_type, groups)
     if solver.force_direction == "same":
@@ -197,16 +225,20 @@ def add_force(solver: Record, blob: LearnableBlob, gradient: Tensor, force_decay
         gradient.add_(force, alpha=local)
 
 
-def _add_in_place(
-    gradient: Tensor, weight: Tensor, power: int, groups: int, strength: float
-) -> None:
+def is_plain(solver: Record) -> bool:
+    """Whether the force neither looks at the gradient's direction nor at its size."""
+    return bool(solver.force_direction == "all" and solver.force_decay_type == "fixed")
+
+
+def add_plain(gradient: Tensor, weight: Tensor, power: int, groups: int, strength: float) -> None:
     """``gradient += strength G`` without G itself; both have one layout."""
     target, rows = grouped_rows(gradient, groups), grouped_rows(weight, groups)
     if power == 0:
         factors, norms, pull = _degradation(rows)
         target.addcmul_(rows, factors, value=strength).baddbmm_(norms, pull, alpha=-strength)
         return
-    rows, matrix = _matrix(rows, power)
+    small = _small_matrix(rows, power)
+    rows, matrix = _matrix(rows, power) if small is None else (rows, small)
     if rows.dtype == target.dtype:
         target.baddbmm_(matrix, rows, alpha=strength)
     else:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from caffe_bridge.solver.force import add_force, check_force, decay_at
+from caffe_bridge.solver.force import (
+    POWERS,
+    add_force,
+    add_plain,
+    check_force,
+    decay_at,
+    is_plain,
+)
+from caffe_bridge.solver.rows import same_layout
 from caffe_bridge.solver.terms.base import TERMS, Term
 
 
@@ -34,5 +42,12 @@ class Force(Term):
         decay = decay_at(self.solver, iteration)
         if not decay:
             return
+        power = POWERS[self.solver.force_type] if is_plain(self.solver) else None
+        inside = bool(self.solver.force_groups)
         for index in self.forced:
-            add_force(self.solver, self.blobs[index], grads[index], decay)
+            blob, gradient, weight = self.blobs[index], grads[index], weights[index]
+            if power is None or not same_layout(gradient, weight):
+                add_force(self.solver, blob, gradient, decay)
+                continue
+            groups = blob.group if inside else 1
+            add_plain(gradient, weight, power, groups, decay * blob.force_mult)
