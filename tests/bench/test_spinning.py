@@ -63,7 +63,7 @@ def test_latency_table_and_whole_nets(made: list[tuple[str, ...]]) -> None:
 def test_paper_tables(
     made: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def two(_net: Any, path: Path) -> Path:
+    def two(_net: Any, path: Path, **_target: str) -> Path:
         return small_net(path)
 
     monkeypatch.setattr("caffe_bridge.compress.latency.paper.convert", two)

@@ -226,8 +226,10 @@ def test_nets_take_the_number(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+# A shell's background jobs ignore it, and so would this script.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from caffe_bridge.data import Prefetched
 from tests.data.test_workers import images, pids
 ahead = Prefetched(images(Path(sys.argv[1])), 2, workers=2)
