@@ -212,3 +212,17 @@ def test_weight_decay_may_change_while_training() -> None:
         term.add(weights, grads, 0)
     assert torch.allclose(grads[0], 0.5 * weights[0])
     assert not grads[1].any()
+
+
+def test_a_blob_may_decay_in_its_own_way() -> None:
+    made = solver("weight_decay: 0.1", "decay_mult: 2 regularization_type: 'L1'")
+    weights = [b.value.detach() for b in made.net.learnable]
+    grads = [torch.zeros_like(w) for w in weights]
+    for term in made.terms:
+        term.add(weights, grads, 0)
+    assert torch.allclose(grads[0], 0.2 * weights[0].sign())
+    assert torch.allclose(grads[2], 0.1 * weights[2])
+    with pytest.raises(SolverError, match="layer conv has regularization_type 'L3'; use L2 or L1"):
+        solver("", "regularization_type: 'L3'")
+    with pytest.raises(SolverError, match="names decay_proto 'd', .* not supported"):
+        solver("", "decay_proto: 'd'")

@@ -28,13 +28,31 @@ def check_regularization(solver: Record) -> None:
 
 @TERMS.register("weight_decay")
 class WeightDecay(Term):
-    """``weight_decay`` times each blob's ``decay_mult``, of ``regularization_type`` L2 or L1."""
+    """``weight_decay`` times each blob's ``decay_mult``, of ``regularization_type`` L2 or L1.
+
+    A blob's own ``regularization_type`` (scnn's ParamSpec) goes before the solver's.
+    """
 
     order = 10
 
     def setup(self) -> None:
-        """Refuse other types, as Caffe does."""
+        """Refuse other types, as Caffe does, and a decay for each weight.
+
+        Raises:
+            SolverError: an unknown type, or a ``decay_proto``.
+        """
         check_regularization(self.solver)
+        for blob, param in zip(self.blobs, self.params, strict=True):
+            if param.regularization_type not in ("", "L2", "L1"):
+                raise self.fail(
+                    f"layer {blob.layer} has regularization_type '{param.regularization_type}'; "
+                    "use L2 or L1."
+                )
+            if param.decay_proto:
+                raise self.fail(
+                    f"layer {blob.layer} names decay_proto '{param.decay_proto}', a decay for each "
+                    "weight, which is not supported; remove it or use decay_mult."
+                )
 
     def active(self) -> bool:
         """Always: scripts may set ``weight_decay`` while training."""
@@ -45,9 +63,12 @@ class WeightDecay(Term):
         decay = self.solver.weight_decay
         if not decay:
             return
-        decays = [decay * blob.decay_mult for blob in self.blobs]
-        for value, (chosen, targets) in by_value(decays, weights, grads):
-            source = chosen if self.solver.regularization_type == "L2" else (
-                torch._foreach_sign(chosen)
-            )  # fmt: skip
-            torch._foreach_add_(targets, source, alpha=value)
+        usual = self.solver.regularization_type
+        kinds = [param.regularization_type or usual for param in self.params]
+        for kind in sorted(set(kinds)):
+            own = [i for i, other in enumerate(kinds) if other == kind]
+            decays = [decay * self.blobs[i].decay_mult for i in own]
+            mine, theirs = [weights[i] for i in own], [grads[i] for i in own]
+            for value, (chosen, targets) in by_value(decays, mine, theirs):
+                source = chosen if kind == "L2" else torch._foreach_sign(chosen)
+                torch._foreach_add_(targets, source, alpha=value)
