@@ -224,5 +224,5 @@ def test_a_blob_may_decay_in_its_own_way() -> None:
     assert torch.allclose(grads[2], 0.1 * weights[2])
     with pytest.raises(SolverError, match="layer conv has regularization_type 'L3'; use L2 or L1"):
         solver("", "regularization_type: 'L3'")
-    with pytest.raises(SolverError, match="names decay_proto 'd', .* not supported"):
+    with pytest.raises(SolverError, match=r"names decay_proto 'd', .* not supported"):
         solver("", "decay_proto: 'd'")
