@@ -174,15 +174,7 @@ def stored_array(blob: StoredBlob, kind: str, index: int, where: str) -> np.ndar
             f"{where}: blob {index} has shape {blob.shape} but holds {blob.count} values; "
             "the file carries no weights for it."
         )
-    shape = blob.shape
-    if blob.legacy:
-        if index == 0 and kind in ("InnerProduct", "Embed"):
-            shape = shape[-2:]
-        elif shape[:3] == (1, 1, 1) and not (
-            index == 0 and kind in ("Convolution", "Deconvolution")
-        ):
-            shape = shape[-1:]
-    return blob.array().reshape(shape)
+    return blob.array().reshape(blob.current_shape(kind, index))
 
 
 def _weight_users(net: Record) -> dict[str, set[str]]:

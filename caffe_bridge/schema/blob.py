@@ -98,6 +98,20 @@ class StoredBlob:
         """Values in their shape (a view where possible)."""
         return np.asarray(self.values).reshape(self.shape)
 
+    def current_shape(self, kind: str, index: int) -> Shape:
+        """The shape that today's layers give this blob: the padding of old files goes.
+
+        Args:
+            kind: type of the layer.
+            index: which of the layer's blobs it is.
+        """
+        if not self.legacy:
+            return self.shape
+        if index == 0 and kind in ("InnerProduct", "Embed"):
+            return self.shape[-2:]
+        filters = index == 0 and kind in ("Convolution", "Deconvolution")
+        return self.shape[-1:] if self.shape[:3] == (1, 1, 1) and not filters else self.shape
+
     def read_into(self, out: np.ndarray) -> None:
         """Copy the values into ``out`` (same count, any shape)."""
         if isinstance(self.values, FileArray):

@@ -48,7 +48,8 @@ def _arrays(
                     f"{weights.source}: stores no blob {index} for layer '{name}' (another layer "
                     "owns it); give the net's prototxt, which says which."
                 )
-            made[name].append(np.asarray(blob.array()))
+            kind = weights.types.get(owner[0], "")
+            made[name].append(blob.array().reshape(blob.current_shape(kind, owner[1])))
     return made
 
 
@@ -77,7 +78,9 @@ def convert_weights(
         if given.has("name"):
             record.name = given.name
         listed = [layer for layer in given.layer if layer.name in weights.blobs]
-        lacking = set(weights.blobs) - {layer.name for layer in listed}
+        # Data, loss and Split layers, which a training net wrote without blobs, may be missing.
+        stored = {name for name, blobs in weights.blobs.items() if blobs}
+        lacking = stored - {layer.name for layer in listed}
         if lacking:
             raise SchemaError(
                 f"{net}: has no layer {', '.join(sorted(map(repr, lacking)))} of {source}; give "
