@@ -258,3 +258,27 @@ def emit_normalised(
         (size,) = e.op("Div", [size, scalar(e, inner, "inner")])
     (size,) = e.op("Max", [size, scalar(e, 1.0, "one")])
     e.op("Div", [total, size], [top])
+
+
+def emit_smooth_l1(e: Emitter, bottoms: Sequence[str], knee: float) -> tuple[str, list[str]]:
+    """Every element's smooth L1 of the first two bottoms' difference, times the third.
+
+    With m = min(|d|, knee): f = m^2 / (2 knee) + |d| - m.
+
+    Returns:
+        The name of f, and all weights (the third bottom on) in the first bottom's shape.
+    """
+    shape = e.shape(bottoms[0])
+    a, b, *weights = (
+        v if tuple(e.shape(v)) == tuple(shape) else e.reshape(v, shape) for v in bottoms
+    )
+    (gap,) = e.op("Sub", [a, b])
+    if weights:
+        (gap,) = e.op("Mul", [gap, weights[0]])
+    (size,) = e.op("Abs", [gap])
+    (near,) = e.op("Min", [size, scalar(e, knee, "knee")])
+    (square,) = e.op("Mul", [near, near])
+    (square,) = e.op("Mul", [square, scalar(e, 0.5 / knee, "half")])
+    (far,) = e.op("Sub", [size, near])
+    (value,) = e.op("Add", [square, far])
+    return value, weights

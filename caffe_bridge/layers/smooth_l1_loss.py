@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.layers.base import Emitter, Layer, between
-from caffe_bridge.layers.loss import Loss, check_same, scalar
+from caffe_bridge.layers.loss import Loss, check_same, emit_smooth_l1
 from caffe_bridge.layers.registry import register
 from caffe_bridge.layers.smooth_l1_loss_ohem import SmoothL1LossOHEM
 
@@ -75,18 +75,7 @@ class SmoothL1Loss(Loss):
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """With m = min(|d|, knee): f = m^2 / (2 knee) + |d| - m."""
         shape = e.shape(bottoms[0])
-        a, b, *weights = (
-            v if tuple(e.shape(v)) == tuple(shape) else e.reshape(v, shape) for v in bottoms
-        )
-        (gap,) = e.op("Sub", [a, b])
-        if weights:
-            (gap,) = e.op("Mul", [gap, weights[0]])
-        (size,) = e.op("Abs", [gap])
-        (near,) = e.op("Min", [size, scalar(e, self.knee, "knee")])
-        (square,) = e.op("Mul", [near, near])
-        (square,) = e.op("Mul", [square, scalar(e, 0.5 / self.knee, "half")])
-        (far,) = e.op("Sub", [size, near])
-        (value,) = e.op("Add", [square, far])
+        value, weights = emit_smooth_l1(e, bottoms, self.knee)
         if len(weights) > 1:
             (value,) = e.op("Mul", [value, weights[1]])
         if len(shape) > 1:

@@ -11,7 +11,13 @@ from torch import Tensor
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Emitter, between
 from caffe_bridge.layers.box_annotator_ohem import four
-from caffe_bridge.layers.loss import Loss, check_same, normalization, scalar
+from caffe_bridge.layers.loss import (
+    Loss,
+    check_same,
+    emit_smooth_l1,
+    normalization,
+    scalar,
+)
 from caffe_bridge.layers.registry import register
 
 
@@ -78,18 +84,7 @@ class SmoothL1LossOHEM(Loss):
     def emit(self, e: Emitter, bottoms: Sequence[str], tops: Sequence[str]) -> None:
         """With m = min(|d|, 1): f = m^2 / 2 + |d| - m."""
         shape = e.shape(bottoms[0])
-        a, b, *weights = (
-            v if tuple(e.shape(v)) == tuple(shape) else e.reshape(v, shape) for v in bottoms
-        )
-        (gap,) = e.op("Sub", [a, b])
-        if weights:
-            (gap,) = e.op("Mul", [gap, weights[0]])
-        (size,) = e.op("Abs", [gap])
-        (near,) = e.op("Min", [size, scalar(e, 1.0, "knee")])
-        (square,) = e.op("Mul", [near, near])
-        (square,) = e.op("Mul", [square, scalar(e, 0.5, "half")])
-        (far,) = e.op("Sub", [size, near])
-        (values,) = e.op("Add", [square, far])
+        values, _ = emit_smooth_l1(e, bottoms, 1.0)
         if len(tops) > 1:
             whole = four(shape)
             placed = values if tuple(shape) == whole else e.reshape(values, whole)
