@@ -33,6 +33,15 @@ class Machine:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+#: Channels that the tensor cores of a GPU take together in half precision.
+_CUDA_BLOCK = 8
+
+
+def channel_block(device: str = "cpu") -> int:
+    """The number of channels to which ranks are rounded on a device; 0 where none is known."""
+    return _CUDA_BLOCK if device.startswith("cuda") else machine_info().channel_block
+
+
 def _cpu_info() -> dict[str, str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -156,6 +156,25 @@ def parse_floats(text: str, what: str) -> list[float]:
     return numbers
 
 
+floor_option = click.option(
+    "--floor", metavar="N|auto",
+    help="Least rank per group of a rule; auto, for evbmf by default: the channel block.",
+)  # fmt: skip
+
+
+def least_rank(text: str | None, rule: str) -> int:
+    """The number of ``--floor``: without it the machine's channel block for evbmf, else 0.
+
+    Raises:
+        BridgeError: neither a positive integer nor auto or none.
+    """
+    if text is None:
+        return align_block("auto") if rule == "evbmf" else 0
+    if text not in ("auto", "none") and (not text.isdigit() or int(text) < 1):
+        raise BridgeError(f"--floor {text}: give a positive integer, auto or none.")
+    return align_block(text)
+
+
 def align_block(text: str | None) -> int:
     """The channel block of ``--align``: auto asks the machine, none (or nothing) is 0.
 

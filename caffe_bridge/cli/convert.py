@@ -25,11 +25,18 @@ if TYPE_CHECKING:
     from caffe_bridge.net import Net
 
 
-def _measured(model: Net, threads: int, quiet: bool) -> list[LayerForms]:
-    """Times of the forms of the net's layers at its own batch; progress on standard error."""
+def measured_forms(model: Net, threads: int, batch: int, quiet: bool) -> list[LayerForms]:
+    """Times of the forms of the net's layers; progress on standard error.
+
+    Args:
+        model: the net.
+        threads: threads of one operator.
+        batch: images of one run; 0: the net's own.
+        quiet: say nothing.
+    """
     from caffe_bridge.bench.forms import measure_forms
 
-    batch = next((shape[0] for shape in model.inputs.values() if shape), 1)
+    batch = batch or next((shape[0] for shape in model.inputs.values() if shape), 1)
     progress = None if quiet else lambda text: click.echo(text, err=True)
     return measure_forms(model, threads, batch, progress=progress)
 
@@ -80,7 +87,7 @@ def command(
     check_output(output, net, weights)
     model = load_model(net, weights, "TEST", level, stage, parse_shapes(inputs),
                        outputs=output_blob)  # fmt: skip
-    forms = _measured(model, threads, as_json) if measure else []
+    forms = measured_forms(model, threads, 0, as_json) if measure else []
     options: dict[str, Any] = {
         "opset": number, "dynamic_batch": not static, "outputs": output_blob or None,
     }  # fmt: skip

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.table import Table
 
 from caffe_bridge.cli.common import (
     align_block,
     console,
+    floor_option,
     json_option,
+    least_rank,
     parse_numbers,
     print_json,
     target_option,
     verb,
     warn,
+)
+from caffe_bridge.cli.decompose_steps import (
+    check_usage,
+    larger,
+    make_budget_plan,
+    plan_numbers,
+    read_json,
+    to_onnx,
+    write,
 )
 from caffe_bridge.cli.plan import (
     exit_status,
@@ -28,123 +36,10 @@ from caffe_bridge.cli.plan import (
     summary,
 )
 from caffe_bridge.errors import BridgeError, PlanError, VerifyError
-from caffe_bridge.files import require_file
-
-if TYPE_CHECKING:
-    from caffe_bridge.compress import Plan, Written
-
-
-def _read_json(path: str, kind: type, what: str) -> Any:
-    try:
-        value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise PlanError(f"{path}: is a binary file, expected JSON.") from None
-    except ValueError as error:
-        raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
-    if not isinstance(value, kind):
-        form = '{"conv2": 26}' if kind is dict else '["conv1"]'
-        raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
-    return value
-
 
 #: Frozen here, so that help needs no import of what registers them.
 METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
-#: Options that choose by measured time.
-_TIMED = {"target_speedup", "budget_ms"}
 RULES = ("energy", "norm", "error", "stable", "evbmf")
-
-
-def _budget_plan(
-    net: str,
-    weights: str,
-    budget: str,
-    excepted: list[str],
-    fc: bool,
-    block: int,
-    sensitivity: str | None,
-) -> Plan:
-    from caffe_bridge.compress.budget import budget_plan
-    from caffe_bridge.compress.sensitivity import read_scan
-
-    unit, _, share = budget.partition("=")
-    try:
-        keep = float(share)
-    except ValueError:
-        raise BridgeError(f"--budget {budget}: write it as macs=0.5 or params=0.5.") from None
-    return budget_plan(
-        net,
-        weights,
-        unit=unit,
-        keep=keep,
-        except_layers=excepted,
-        include_fc=fc,
-        block=block,
-        scan=read_scan(sensitivity) if sensitivity else None,
-    )
-
-
-def _calibrated(
-    net: str,
-    weights: str,
-    plan: Plan,
-    output: str,
-    hdf5: bool,
-    source: str,
-    batches: int,
-    relu: bool,
-) -> tuple[Written, Plan]:
-    from caffe_bridge.compress import write_decomposed
-    from caffe_bridge.compress.calibration import data_feeds, npz_feeds
-    from caffe_bridge.compress.data_aware import decompose_with_data
-    from caffe_bridge.graph import read_net
-    from caffe_bridge.net import Net
-    from caffe_bridge.schema import load_weights
-
-    model = Net(net, "TEST", weights=weights)
-    if source == "data":
-        feeds = data_feeds(model, batches or 10)
-    else:
-        feeds = npz_feeds(model, source, batches)
-    made = decompose_with_data(read_net(net), load_weights(weights), plan, feeds, relu=relu)
-    return write_decomposed(made.net, made.blobs, made.plan, output, hdf5), made.plan
-
-
-def _check_usage() -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        click.UsageError: not one source of ranks, or an option that has no effect.
-    """
-    context = click.get_current_context()
-    given = {
-        name for name in context.params
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    }  # fmt: skip
-    sources = {"energy", "ranks", "config", "plan_path", "budget", *_TIMED}
-    if len(given & sources) != 1:
-        raise click.UsageError(
-            "give exactly one of --energy, --ranks, --config, --plan, --budget, "
-            "--target-speedup and --budget-ms."
-        )
-    for name in {"method", "rule"} & given if "budget" in given else ():
-        raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
-    for name in sorted(given & {"batches", "relu_aware"}) if "calibrate" not in given else ():
-        option = "--" + name.replace("_", "-")
-        raise click.UsageError(f"{option} has no effect without --calibrate.")
-    if "sensitivity" in given and "budget" not in given:
-        raise click.UsageError("--sensitivity has no effect without --budget.")
-    idle = {"method": "--method", "except_path": "--except", "fc": "--fc"}
-    timed = sorted(given & _TIMED)
-    for name in given & {"method", "except_path", "fc", "rule", "align"} if timed else ():
-        raise click.UsageError(
-            f"--{name.removesuffix('_path')} has no effect with --{timed[0].replace('_', '-')}; "
-            "use 'caffe-bridge plan' and change its plan."
-        )
-    for name in () if timed else given & {"threads", "batch", "device", "seconds", "strict"}:
-        raise click.UsageError(f"--{name} has no effect without --target-speedup or --budget-ms.")
-    for name, option in idle.items():
-        if "plan_path" in given and name in given:
-            raise click.UsageError(f"{option} has no effect on --plan; change the plan instead.")
 
 
 @verb(
@@ -169,12 +64,16 @@ def _check_usage() -> None:
 @click.option("--budget", metavar="macs=0.5|params=0.5",
               help="Share of the cost to keep; chooses forms and ranks.")  # fmt: skip
 @click.option("--sensitivity", metavar="JSON",
-              help="With --budget: errors measured by 'caffe-bridge sensitivity'.")  # fmt: skip
-@click.option("--calibrate", metavar="NPZ|data",
-              help="Fit pca and svd layers to responses on these inputs.")  # fmt: skip
+              help="Errors by 'caffe-bridge sensitivity', for budgets and time.")  # fmt: skip
+@click.option("--calibrate", metavar="NPZ|PROTOTXT|data",
+              help="Fit pca and svd layers to responses on inputs; data: NET's own.")  # fmt: skip
+@click.option("--symmetric", is_flag=True,
+              help="With --calibrate: PCA of the whole net's responses.")  # fmt: skip
 @click.option("--relu-aware", is_flag=True,
               help="With --calibrate: keep what passes the ReLU behind a layer.")  # fmt: skip
-@click.option("--batches", default=0, help="Batches to calibrate on; 0: all of an npz, 10 of data.")
+@click.option("--recalibrate", metavar="NPZ|PROTOTXT|data",
+              help="Give BatchNorm layers the statistics of these inputs afterwards.")  # fmt: skip
+@click.option("--batches", default=0, help="Batches of inputs; 0: all of an npz, 10 of data.")
 @click.option("--target-speedup", type=float,
               help="Choose forms and ranks by measured time for this speed-up.")  # fmt: skip
 @click.option("--budget-ms", type=float,
@@ -193,20 +92,26 @@ def _check_usage() -> None:
               help="How --energy chooses ranks.")  # fmt: skip
 @click.option("--align", metavar="N|auto",
               help="Round ranks per group up; auto: to this CPU's channel block.")  # fmt: skip
+@floor_option
+@click.option("--only-smaller", is_flag=True,
+              help="Layers that would not save multiply-accumulates stay whole.")  # fmt: skip
 @click.option("--except", "except_path", help="JSON list of layers that stay whole.")
 @click.option("--fc", is_flag=True, help="Decompose fully connected layers too.")
 @click.option("--hdf5", is_flag=True, help="Write .caffemodel.h5.")
 @click.option("--onnx/--no-onnx", default=True, show_default=True,
               help="Also write and verify ONNX (when the net can be built).")  # fmt: skip
 @target_option
+@click.option("--measure", is_flag=True,
+              help="Choose ONNX forms by timing them here (--target ort-cpu).")  # fmt: skip
 @json_option
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
     config: str | None, plan_path: str | None, budget: str | None, sensitivity: str | None,
-    calibrate: str | None, relu_aware: bool, batches: int, target_speedup: float | None,
-    budget_ms: float | None, threads: int, batch: int, device: str, seconds: float, strict: bool,
-    method: str, rule: str, align: str | None,
-    except_path: str | None, fc: bool, hdf5: bool, onnx: bool, target: str, as_json: bool,
+    calibrate: str | None, symmetric: bool, relu_aware: bool, recalibrate: str | None,
+    batches: int, target_speedup: float | None, budget_ms: float | None, threads: int, batch: int,
+    device: str, seconds: float, strict: bool, method: str, rule: str, align: str | None,
+    floor: str | None, only_smaller: bool, except_path: str | None, fc: bool, hdf5: bool,
+    onnx: bool, target: str, measure: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Replace layers of NET by smaller ones.
 
@@ -215,31 +120,32 @@ def command(
     --budget-ms is not reached it says so, writes what was best (the whole net where no gain is
     possible) and exits with 0; with --strict with 3.
     """
-    from caffe_bridge.compress import decompose_net, load_plan, make_plan
+    from caffe_bridge.compress import load_plan, make_plan, refreshed
     from caffe_bridge.graph import read_net
 
-    _check_usage()
+    check_usage()
     timed = target_speedup is not None or budget_ms is not None
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
-        plan = load_plan(plan_path)
+        plan = refreshed(load_plan(plan_path), net, weights)
     elif budget:
-        excepted = _read_json(except_path, list, "list") if except_path else []
-        plan = _budget_plan(net, weights, budget, excepted, fc, align_block(align), sensitivity)
+        excepted = read_json(except_path, list, "list") if except_path else []
+        plan = make_budget_plan(net, weights, budget, excepted, fc, align_block(align), sensitivity)
     elif timed:
         plan = make_timed_plan(
             net, weights, target_speedup=target_speedup, budget_ms=budget_ms, threads=threads,
             batch=batch, device=device, seconds=seconds, quiet=as_json,
-            target=target,
+            target=target, sensitivity=sensitivity,
         )  # fmt: skip
     else:
         plan = make_plan(
             net, weights, energy=energy,
             ranks=parse_numbers(ranks, "--ranks") if ranks is not None else None,
-            config=_read_json(config, dict, "rank") if config is not None else None,
-            except_layers=_read_json(except_path, list, "layer") if except_path else (),
+            config=read_json(config, dict, "rank") if config is not None else None,
+            except_layers=read_json(except_path, list, "layer") if except_path else (),
             method=method, rule=rule, include_fc=fc, block=align_block(align),
+            floor=least_rank(floor, rule), force_whole_if_not_smaller=only_smaller,
         )  # fmt: skip
         if not plan.decomposed():
             reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
@@ -247,19 +153,18 @@ def command(
                 f"{net}: has no layer to decompose with these options and the weights of {weights}"
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
-    if calibrate:
-        written, plan = _calibrated(
-            net, weights, plan, output, hdf5, calibrate, batches, relu_aware
-        )
-    else:
-        written = decompose_net(net, weights, plan, output, hdf5)
+    written, plan, renewed = write(
+        net, weights, plan, output, hdf5, calibrate=calibrate, recalibrate=recalibrate,
+        batches=batches, relu=relu_aware, symmetric=symmetric,
+    )  # fmt: skip
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},
     }  # fmt: skip
     if onnx and any(layer.type == "Input" for layer in read_net(written.net).layer):
         try:
-            result |= _to_onnx(written.net, written.weights, target)
+            timing = (threads, batch) if measure else None
+            result |= to_onnx(written.net, written.weights, target, timing, as_json)
         except VerifyError:
             raise
         except BridgeError as error:
@@ -267,41 +172,27 @@ def command(
     status = exit_status(plan, strict) if timed else 0
     if timed:
         result["measured"] = plan.settings
+    if renewed:
+        result["recalibrated"] = renewed
     if as_json:
         print_json(result)
         return status
     out = console()
-    out.print(plan_table(plan) if timed else _table(plan))
+    out.print(plan_table(plan) if timed else plan_numbers(plan))
+    if larger(plan) and not timed:
+        warn(
+            f"{', '.join(larger(plan))}: no fewer multiply-accumulates than before; lower ranks, "
+            "or --only-smaller, which keeps such layers whole."
+        )
+    if renewed:
+        out.print(f"new statistics: {', '.join(renewed)}")
     for key in ("net", "weights", "plan", "onnx"):
         if key in result:
             out.print(f"{key}: {result[key]}")
     if "worst" in result:
         out.print(f"ONNX and low-rank net agree: worst output difference {result['worst']:.2g}")
+    if "from_portable" in result:
+        out.print(f"largest difference from the portable form: {result['from_portable']:.2g}")
     if timed:
         out.print(summary(plan))
     return status
-
-
-def _table(plan: Plan) -> Table:
-    """The layers of a plan that was made without timing."""
-    table = Table(box=None)
-    for name in ("layer", "method", "rank", "energy", "theoretical x", "reason"):
-        table.add_column(name, justify="left" if name in ("layer", "reason", "method") else "right")
-    for entry in plan.layers:
-        numbers = (
-            "" if x is None else f"{x:.3f}" for x in (entry.energy, entry.theoretical_speedup)
-        )
-        table.add_row(entry.layer, entry.method, str(entry.rank or ""), *numbers, entry.reason)
-    return table
-
-
-def _to_onnx(net: Path, weights: Path, target: str) -> dict[str, Any]:
-    from caffe_bridge.net import Net
-    from caffe_bridge.onnx_export import export, save
-    from caffe_bridge.onnx_export.verify import verify
-
-    model = Net(net, "TEST", weights=weights)
-    path = net.with_suffix(".onnx")
-    proto = export(model, target=target)
-    worst = verify(model, proto).require(str(path)).worst
-    return {"onnx": str(save(proto, path)), "worst": worst}

@@ -22,7 +22,9 @@ from caffe_bridge.cli.common import (
 if TYPE_CHECKING:
     from caffe_bridge.compress import Plan
 
-METHODS = ("pca", "weight_svd", "spatial", "tucker")
+METHODS = ("pca", "weight_svd", "spatial", "tucker", "cp")
+#: Tried unless named; fitting cp at every rank takes longer than timing it.
+DEFAULT_METHODS = METHODS[:-1]
 #: Exit status under --strict where the target is not reached; everything is written all the same.
 NOT_REACHED = 3
 
@@ -31,7 +33,7 @@ def make_timed_plan(
     net: str, weights: str, *, target_speedup: float | None, budget_ms: float | None = None,
     threads: int, batch: int, device: str = "cpu", methods: tuple[str, ...] = (),
     cache: str | None = None, inputs: tuple[str, ...] = (), quiet: bool = False,
-    seconds: float = 240.0, target: str = "portable",
+    seconds: float = 240.0, target: str = "portable", sensitivity: str | None = None,
 ) -> Plan:  # fmt: skip
     """A plan for a measured speed-up; progress goes to standard error.
 
@@ -40,14 +42,17 @@ def make_timed_plan(
     """
     from caffe_bridge.cli.load import load_spec
     from caffe_bridge.compress.latency import Request, default_path, plan_for_time
+    from caffe_bridge.compress.sensitivity import read_scan
 
-    request = Request(target_speedup, budget_ms, threads, batch, device, 0, methods or METHODS,
+    request = Request(target_speedup, budget_ms, threads, batch, device, 0,
+                      methods or DEFAULT_METHODS,
                       seconds, target)  # fmt: skip
     plan = plan_for_time(
         net, weights, request,
         spec=load_spec(net, inputs=parse_shapes(inputs)),
         cache=cache or str(default_path()),
         progress=None if quiet else lambda text: click.echo(text, err=True),
+        scan=read_scan(sensitivity) if sensitivity else None,
     )  # fmt: skip
     if not plan.settings["reached"]:
         warn(f"{net}: {plan.settings['verdict']}.")
@@ -107,7 +112,9 @@ strict_option = click.option(
               help="Images of one run.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--method", "methods", type=click.Choice(METHODS), multiple=True,
-              help="Decomposition to try; repeatable; all by default.")  # fmt: skip
+              help="Decomposition to try; repeatable; all but cp by default.")  # fmt: skip
+@click.option("--sensitivity", metavar="JSON",
+              help="Minimise the errors measured by 'caffe-bridge sensitivity'.")  # fmt: skip
 @click.option("--cache", help="JSON file of known times; by default in the user's cache folder.")
 @seconds_option
 @strict_option
@@ -116,8 +123,9 @@ strict_option = click.option(
 @json_option
 def command(
     net: str, weights: str, output: str, target_speedup: float | None, budget_ms: float | None,
-    threads: int, batch: int, device: str, methods: tuple[str, ...], cache: str | None,
-    seconds: float, strict: bool, target: str, inputs: tuple[str, ...], as_json: bool,
+    threads: int, batch: int, device: str, methods: tuple[str, ...], sensitivity: str | None,
+    cache: str | None, seconds: float, strict: bool, target: str, inputs: tuple[str, ...],
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Choose forms and ranks that make NET as fast as asked for, by measurement.
 
@@ -130,7 +138,7 @@ def command(
     plan = make_timed_plan(
         net, weights, target_speedup=target_speedup, budget_ms=budget_ms, threads=threads,
         batch=batch, device=device, methods=methods, cache=cache, inputs=inputs, quiet=as_json,
-        seconds=seconds, target=target,
+        seconds=seconds, target=target, sensitivity=sensitivity,
     )  # fmt: skip
     plan.save(output)
     if as_json:

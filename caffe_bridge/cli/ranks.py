@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from caffe_bridge.cli.common import check_output, console, json_option, print_json, verb
+from caffe_bridge.cli.common import (
+    check_output,
+    console,
+    floor_option,
+    json_option,
+    least_rank,
+    print_json,
+    verb,
+)
 from caffe_bridge.cli.decompose import METHODS, RULES
 from caffe_bridge.errors import PlanError
 
@@ -33,11 +41,12 @@ if TYPE_CHECKING:
               "reference does for svd, ...")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="pca", show_default=True,
               help="Decomposition whose ranks are shown.")  # fmt: skip
+@floor_option
 @click.option("--plot", metavar="SVG|PNG|PDF", help="Draw rank bars and eigenvalue spectra.")
 @json_option
 def command(
     net: str, weights: str, energy: float, layers: tuple[str, ...], fc: bool, rule: str,
-    method: str, plot: str | None, as_json: bool,
+    method: str, floor: str | None, plot: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show at which rank each layer of NET keeps the given energy."""
     from caffe_bridge.compress import rank_table
@@ -48,8 +57,9 @@ def command(
         check_output(plot, net, weights)
         check_picture(plot)
     rows = rank_table(
-        net, weights, energy, list(layers) or None, include_fc=fc, method=method, rule=rule
-    )
+        net, weights, energy, list(layers) or None, include_fc=fc, method=method, rule=rule,
+        floor=least_rank(floor, rule),
+    )  # fmt: skip
     if not rows:
         raise PlanError(
             f"{net}: {weights} has weights for none of its convolutions; use the weights that "
@@ -61,17 +71,26 @@ def command(
         print_json([{**asdict(row), "rank_ratio": row.rank_ratio} for row in rows])
         return
     table = Table(title=f"ranks at {rule} {energy:g}", box=None)
-    for name in ("layer", "rank", "of", "ratio", "energy", "relative error", "theoretical x"):
+    both = rule in ("energy", "norm")
+    names = ["layer", "rank", "of", "ratio", "energy", "norm", "relative error", "theoretical x"]
+    for name in [*names, *((f"by energy {energy:g}", f"by norm {energy:g}") if both else ())]:
         table.add_column(name, justify="left" if name == "layer" else "right")
     for row in rows:
+        other = (str(row.rank_energy), str(row.rank_norm)) if both else ()
         table.add_row(
-            row.layer, str(row.rank), str(row.num_output), f"{row.rank_ratio:.1%}",
-            f"{row.energy:.4f}", f"{row.error:.4f}", f"{row.theoretical_speedup:.2f}",
+            row.layer, str(row.rank), str(row.full), f"{row.rank_ratio:.1%}",
+            f"{row.energy:.4f}", f"{row.norm:.4f}", f"{row.error:.4f}",
+            f"{row.theoretical_speedup:.2f}", *other,
         )  # fmt: skip
     out = console()
     out.print(table)
     mean = sum(row.rank_ratio for row in rows) / len(rows)
     out.print(f"mean rank ratio {mean:.1%} over {len(rows)} layers")
+    if both:
+        out.print(
+            f"by energy: the reference's rule for PCA, {energy:g} of the squared norm; by norm: "
+            f"its rule for SVD, {energy:g} of the norm, which is {energy**2:.4g} of the energy"
+        )
     if plot:
         out.print(plot)
 
@@ -83,9 +102,15 @@ def _draw(
     from caffe_bridge.compress.pictures import draw_ranks
     from caffe_bridge.compress.target import Target, as_record, as_weights, find_targets
 
-    found, made = find_targets(as_record(net), as_weights(weights)), decomposition(method)
+    found = find_targets(as_record(net), as_weights(weights))
+    # The two sides of tucker are those of these two.
+    sides = ("weight_svd", "pca") if method == "tucker" else (method,)
     spectra = {
-        name: list(made.spectrum(target.blob, target.group))
+        name: [
+            values
+            for side in sides
+            for values in decomposition(side).spectrum(target.blob, target.group)
+        ]
         for name, target in found.items()
         if isinstance(target, Target) and name in {row.layer for row in rows}
     }

@@ -53,7 +53,9 @@ def command(files: tuple[str, ...], x: str, y: str, output: str) -> None:
             raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from error
         for entry in data if isinstance(data, list) else [data]:
             place = _point(entry, path, x, y)
-            label = str(entry.get("name") or Path(path).parent.name or Path(path).stem)
+            stem = Path(path).stem
+            place_name = Path(path).parent.name if stem == "plan" else stem
+            label = str(entry.get("name") or place_name or stem)
             series.setdefault(str(entry.get("series", "")), []).append((*place, label))
     draw_tradeoff(output, series, x.replace("_", " "), y.replace("_", " "))
     click.echo(output)

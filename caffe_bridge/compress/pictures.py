@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from caffe_bridge.compress.rank.align import parts
 from caffe_bridge.compress.rank_table import RankRow
 from caffe_bridge.compress.sensitivity import Scan
 from caffe_bridge.errors import PlanError
@@ -60,7 +61,7 @@ def draw_ranks(
     Args:
         path: the picture.
         rows: the table.
-        spectra: eigenvalues of every group, descending, by layer.
+        spectra: eigenvalues of every group (of tucker's both sides), descending, by layer.
         title: what the ranks keep.
 
     Raises:
@@ -90,7 +91,8 @@ def draw_ranks(
             for values in groups:
                 share = np.asarray(values) / max(float(np.sum(values)), 1e-300)
                 axis.semilogy(np.arange(1, len(share) + 1), np.maximum(share, 1e-9), lw=1.0)
-            axis.axvline(_total(row.rank) / row.group, color=_RED, lw=1.0, ls="--")
+            for rank in parts(row.rank):
+                axis.axvline(rank / row.group, color=_RED, lw=1.0, ls="--")
             axis.set_title(row.layer, fontsize=8)
             axis.set_ylim(bottom=max(1e-6, min(axis.get_ylim()[0], 1e-3)))
             axis.tick_params(labelsize=7)

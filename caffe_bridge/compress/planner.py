@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from caffe_bridge.compress.choice import Choice, parse_choice, plain
 from caffe_bridge.compress.decompose import DEPTHWISE, Decomposition, Rank, decomposition
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
-from caffe_bridge.compress.rank.align import align, parts
+from caffe_bridge.compress.rank.align import align, parts, raise_to
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -101,12 +102,13 @@ def _floored(target: Target, rank: Rank) -> tuple[Rank, str]:
     return floored, f"given rank {rank}, made a multiple of group {target.group}"
 
 
-def _consume(ranks: Sequence[Any], chosen: list[Target]) -> dict[str, Any]:
+def _consume(ranks: Sequence[Any], chosen: list[Target], left: Mapping[str, str]) -> dict[str, Any]:
     if len(ranks) != len(chosen):
         names = ", ".join(target.name for target in chosen) or "none"
+        why = "; ".join(f"{name} stays: {reason}" for name, reason in list(left.items())[:5])
         raise PlanError(
             f"ranks: {len(ranks)} ranks are given for {len(chosen)} layers ({names}); give one for "
-            "each in this order, or except layers."
+            f"each in this order, or except layers{f' ({why})' if why else ''}."
         )
     return {target.name: rank for target, rank in zip(chosen, ranks, strict=True)}
 
@@ -171,8 +173,17 @@ def _select(
     return chosen, left
 
 
+@dataclass(frozen=True)
+class _Rounding:
+    """What happens to chosen ranks: a block to round up to, a least rank, only if it saves."""
+
+    block: int
+    floor: int
+    smaller: bool
+
+
 def _entry(
-    target: Target, choice: Choice, source: str, rule: str, block: int, smaller: bool
+    target: Target, choice: Choice, source: str, rule: str, rounding: _Rounding
 ) -> LayerPlan:
     method, spectra = choice.method, None
     if choice.rank is None:
@@ -181,15 +192,23 @@ def _entry(
             spectra = method.spectrum(target.blob, target.group)
         rank = method.choose(target.blob, target.group, ratio, rule, spectra)
         reason = REASONS.get(rule, "rule {rule} with {ratio:g}").format(ratio=ratio, rule=rule)
+        largest = method.max_rank(target.blob, target.group)
+        raised = raise_to(rank, largest, target.group, rounding.floor)
+        if raised != rank:
+            rank, reason = raised, f"{reason}; rank {rank} raised to the floor of {rounding.floor}"
     else:
         rank, reason = _floored(target, method.ranks(target, choice.rank))
-    if block:
-        aligned = align(rank, method.max_rank(target.blob, target.group), target.group, block)
+    if rounding.block:
+        block, largest = rounding.block, method.max_rank(target.blob, target.group)
+        aligned = align(rank, largest, target.group, block)
         if aligned != rank:
-            rank, reason = aligned, f"{reason}; rank {rank} rounded up to the block of {block}"
+            end = f"; rank {rank} rounded up to the block of {block}"
+            if any(part % block for part in parts(aligned)):
+                end += f", at most {aligned}"
+            rank, reason = aligned, reason + end
     check_rank(target, method, rank, source)
     entry = fitted(target, method, rank, reason, spectra, choice.options)
-    if smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
+    if rounding.smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
         gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
         return _whole(target.name, f"rank {rank} of {target.num_output} saves {gain}")
     return entry
@@ -209,6 +228,7 @@ def make_plan(
     include_fc: bool = False,
     force_whole_if_not_smaller: bool = False,
     block: int = 0,
+    floor: int = 0,
 ) -> Plan:
     """Choose what to decompose, with ranks from exactly one of ``energy``, ``ranks``, ``config``.
 
@@ -230,6 +250,7 @@ def make_plan(
             multiply-accumulates.
         block: round every rank per group up to a multiple of it (the runtime's channel block);
             0 for no rounding.
+        floor: raise ranks that a rule chose to this many in each group.
 
     Layers that cannot be decomposed stay, with the reason in the plan. Given ranks are rounded
     down to a multiple of the layer's group.
@@ -258,14 +279,14 @@ def make_plan(
     )
     given: dict[str, Any] = dict(config or {})
     if ranks is not None:
-        given = _consume(ranks, chosen)
+        given = _consume(ranks, chosen, left)
         wishes = {n: parse_choice(r, default, f"{source}: {n}") for n, r in given.items()}
     by_name = {target.name: target for target in chosen}
-    smaller = force_whole_if_not_smaller
+    rounding = _Rounding(block, floor, force_whole_if_not_smaller)
     entries = [
         _whole(name, left[name])
         if name in left
-        else _entry(by_name[name], choices(name), source, rule, block, smaller)
+        else _entry(by_name[name], choices(name), source, rule, rounding)
         for name in found
     ]
     settings: dict[str, Any] = {
@@ -276,11 +297,56 @@ def make_plan(
         settings["rule"] = rule
     if options:
         settings["options"] = dict(options)
-    if block:
-        settings["block"] = block
+    settings |= {name: n for name, n in (("block", block), ("floor", floor)) if n}
     settings.update(
         except_layers=excepted,
         include_fc=include_fc,
         force_whole_if_not_smaller=force_whole_if_not_smaller,
     )
     return Plan(entries, net=net.origin, weights=stored.source, settings=settings)
+
+
+#: Share of the energy up to which a plan's number counts as that of its rank.
+_ROUNDED = 1e-3
+
+
+def refreshed(plan: Plan, net: NetLike, weights: WeightsLike) -> Plan:
+    """A plan whose numbers belong to its ranks, after somebody changed them by hand.
+
+    Where the energy that an entry claims is not what its method and rank keep of the weight, its
+    energy, error and theoretical speed-up are computed again and its times go; where all fit the
+    plan is returned as it is. Numbers of a fit to data are those of the weights afterwards.
+
+    Args:
+        plan: a plan for the net.
+        net: path, unfiltered record, or spec.
+        weights: its trained weights.
+
+    Raises:
+        WeightError: the weights do not belong to the net.
+    """
+    stored = as_weights(weights)
+    found = find_targets(as_record(net), stored)
+    why = "fitted to weights" if "data_aware" in plan.settings else "changed by hand"
+    entries = []
+    for entry in plan.layers:
+        target = found.get(entry.layer)
+        if entry.whole or not isinstance(target, Target):
+            entries.append(entry)
+            continue
+        where = f"{plan.source}: {entry.layer}"
+        method = decomposition(entry.method, entry.options, where)
+        if method.refusal(target):
+            raise PlanError(f"{where} cannot be decomposed: {method.refusal(target)}.")
+        require_finite(target, stored.source)
+        rank = method.ranks(target, entry.rank)
+        check_rank(target, method, rank, plan.source)
+        made = fitted(target, method, rank, why, None, entry.options)
+        if entry.energy is None:
+            made = replace(made, reason=entry.reason, ms_before=entry.ms_before)
+        elif abs(entry.energy - (made.energy or 0.0)) <= _ROUNDED:
+            made = entry
+        else:
+            made = replace(made, ms_before=entry.ms_before)
+        entries.append(made)
+    return replace(plan, layers=entries)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe_bridge.compress.decompose import Rank, decomposition, total
 from caffe_bridge.compress.planner import unknown_layer
+from caffe_bridge.compress.rank.align import raise_to
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -26,7 +28,10 @@ class RankRow:
     ``rank`` and ``max_rank`` are totals over the groups, ``inputs`` is K, the weights of a filter;
     ``energy`` is the share of the squared norm that the rank keeps and ``error`` the relative error
     of the weight, ``sqrt(1 - energy)``. ``theoretical_speedup`` is a ratio of
-    multiply-accumulates, not a time.
+    multiply-accumulates, not a time. ``rank_energy`` and ``rank_norm`` are the ranks at the same
+    ratio by the reference's two rules, that of its PCA and that of its SVD; None where the ratio
+    belongs to another rule. ``full`` is what the rank ratio is a ratio to: num_output where the
+    rank counts filters, else the largest rank.
     """
 
     layer: str
@@ -39,11 +44,19 @@ class RankRow:
     energy: float
     error: float
     theoretical_speedup: float
+    rank_energy: Rank | None = None
+    rank_norm: Rank | None = None
+    full: int = 0
+
+    @property
+    def norm(self) -> float:
+        """Share of the norm that the rank keeps, ``sqrt(energy)``."""
+        return math.sqrt(self.energy)
 
     @property
     def rank_ratio(self) -> float:
-        """Rank / num_output, as the paper reports it (the output rank of two)."""
-        return total(self.rank) / self.num_output
+        """Rank / full rank, as the paper reports it (the output rank of two)."""
+        return total(self.rank) / (self.full or self.num_output)
 
 
 def rank_table(
@@ -55,6 +68,7 @@ def rank_table(
     include_fc: bool = False,
     method: str = "pca",
     rule: str = "energy",
+    floor: int = 0,
 ) -> list[RankRow]:
     """Ranks at which layers keep a share of their energy.
 
@@ -70,6 +84,7 @@ def rank_table(
         include_fc: list fully connected layers when ``layers`` is None.
         method: decomposition whose spectrum is used.
         rule: name of the rank rule, with which ``energy`` is its ratio.
+        floor: raise ranks to this many in each group.
 
     Returns:
         One row for each layer in prototxt order.
@@ -102,7 +117,13 @@ def rank_table(
             continue
         if refusal:
             raise PlanError(f"layers: {target.name} cannot be decomposed: {refusal}; remove it.")
-        rank = made.choose(target.blob, target.group, energy, rule)
+        most = made.max_rank(target.blob, target.group)
+        rank = raise_to(made.choose(target.blob, target.group, energy, rule), most, target.group,
+                        floor)  # fmt: skip
+        both = {
+            name: made.choose(target.blob, target.group, energy, name)
+            for name in (("energy", "norm") if rule in ("energy", "norm") else ())
+        }
         error = made.predicted_error(target.blob, rank, target.group)
         rows.append(
             RankRow(
@@ -112,10 +133,13 @@ def rank_table(
                 num_output=target.num_output,
                 inputs=target.inputs,
                 rank=rank,
-                max_rank=made.max_rank(target.blob, target.group),
+                max_rank=most,
                 energy=1.0 - error**2,
                 error=error,
                 theoretical_speedup=made.speedup(target, rank),
+                rank_energy=both.get("energy"),
+                rank_norm=both.get("norm"),
+                full=target.num_output if made.counts_filters else total(most),
             )
         )
     return rows

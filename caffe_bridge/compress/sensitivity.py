@@ -8,7 +8,7 @@ that is judged,
 
 and where the net scores itself (a blob ``accuracy``) the accuracy, else the share of items whose
 largest value stays at its place. Each point is stored as soon as it is known, so that a scan that
-was cut off goes on.
+was cut off goes on, and one of other layers or levels adds to the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,16 @@ def _stored(path: Path | None, key: str) -> dict[tuple[str, int], Point]:
     return {(point.layer, point.rank): point for point in found}
 
 
-def _write(path: Path | None, key: str, scan: Scan) -> None:
+def _write(
+    path: Path | None, key: str, scan: Scan, known: Mapping[tuple[str, int], Point],
+    order: Sequence[str],
+) -> None:  # fmt: skip
+    """Store a scan, together with the points of earlier ones."""
     if path is None:
         return
-    data = {"key": key, **asdict(scan)}
+    points = {**known, **{(point.layer, point.rank): point for point in scan.points}}
+    ordered = sorted(points.values(), key=lambda point: (order.index(point.layer), point.rank))
+    data = {"key": key, **asdict(replace(scan, points=tuple(ordered)))}
     with atomic_write(path) as stream:
         stream.write((json.dumps(data, indent=1) + "\n").encode())
 
@@ -174,7 +180,8 @@ def scan_net(
         method: a decomposition with one rank.
         include_fc: fully connected layers too, when ``layers`` is None.
         blob: what is judged; see :func:`judged_blob` when empty.
-        cache: JSON file that is read first and written after every point.
+        cache: JSON file that is read first and written after every point; it keeps earlier points
+            of the same net, weights, data and method.
         progress: told the layer, how many points are done, and of how many.
 
     Raises:
@@ -197,7 +204,7 @@ def scan_net(
         for target in _targets(net, weights, whole, made, layers, include_fc)
         for rank in _ranks(made, target, levels)
     ]
-    key = _key(net, weights, feeds, method, blob)
+    key, order = _key(net, weights, feeds, method, blob), list(find_targets(net, weights))
     known = _stored(path, key)
     points: list[Point] = []
     scored = "agreement" if accuracy is None else "accuracy"
@@ -220,7 +227,7 @@ def scan_net(
             )  # fmt: skip
         points.append(point)
         scan = Scan(blob, scored, scan.whole, method, tuple(points))
-        _write(path, key, scan)
+        _write(path, key, scan, known, order)
     return scan
 
 

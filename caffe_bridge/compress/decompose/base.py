@@ -47,6 +47,8 @@ class Decomposition:
     options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     #: What the ranks of a method with several are called.
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
+    #: Whether the rank is a number of filters, which full rank has num_output of.
+    counts_filters: ClassVar[bool] = True
     #: Whether it can serve layers with one input channel a group.
     serves_depthwise: ClassVar[bool] = False
 

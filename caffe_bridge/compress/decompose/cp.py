@@ -151,6 +151,8 @@ def cp(weight: np.ndarray, rank: int) -> Factors:
 class Cp(Decomposition):
     """A sum of products of vectors, by alternating least squares."""
 
+    counts_filters = False
+
     def refusal(self, target: Target) -> str:
         """Fully connected layers, 1x1 kernels and other than two axes are refused."""
         return kernel_refusal(target, self.name) or super().refusal(target)

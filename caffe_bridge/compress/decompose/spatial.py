@@ -47,6 +47,7 @@ def kernel_refusal(target: Target, name: str) -> str:
 class Spatial(Decomposition):
     """Vertical and horizontal kernels from the SVD of the weight between their axes."""
 
+    counts_filters = False
     serves_depthwise = True
 
     def refusal(self, target: Target) -> str:

@@ -48,6 +48,7 @@ class WeightSvd(Decomposition):
         balance: which layer holds the singular values: "first", "both" or "second".
     """
 
+    counts_filters = False
     options = {"balance": tuple(_EXPONENT)}
 
     def __init__(self, balance: str = "both") -> None:

@@ -3,7 +3,9 @@
     minimise   sum_l -log(1 - e_l),  e_l the energy that layer l loses
     subject to t_rest + sum_l t_l <= T,  T = t_net / target
 
-``t_l`` comes from the latency table, ``t_rest`` is what the whole net takes beside these layers.
+or, with a sensitivity scan, the sum of the squared errors that it measured
+(:mod:`~caffe_bridge.compress.latency.measured`). ``t_l`` comes from the latency table, ``t_rest``
+is what the whole net takes beside these layers.
 A form that gains little is measured again before it counts; the net of the chosen forms is then
 measured against the original (:mod:`~caffe_bridge.compress.latency.search`).
 """
@@ -15,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from caffe_bridge.bench import Schedule, machine_info
+from caffe_bridge.bench import Schedule, channel_block, machine_info
 from caffe_bridge.compress.latency.allocate import Choice, Option, allocate
 from caffe_bridge.compress.latency.cache import LatencyCache
 from caffe_bridge.compress.latency.forms import FORMS
+from caffe_bridge.compress.latency.measured import MeasuredLosses
 from caffe_bridge.compress.latency.options import (
     MARGIN,
     UNUSED,
@@ -37,6 +40,7 @@ from caffe_bridge.compress.latency.table import (
 from caffe_bridge.compress.latency.whole import Measured, WholeNet, original
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan
 from caffe_bridge.compress.planner import shown
+from caffe_bridge.compress.sensitivity import Scan
 from caffe_bridge.compress.target import (
     NetLike,
     Target,
@@ -66,7 +70,7 @@ class Request:
         threads: threads of one operator.
         batch: images of one run.
         device: "cpu" or "cuda".
-        block: channel block of the runtime; 0 asks the machine.
+        block: channel block of the runtime; 0 is that of the device.
         methods: decompositions to try.
         seconds: how long measuring may take; what is under way is finished, and the last
             measurement of the whole net is always made.
@@ -114,8 +118,10 @@ def _targets(spec: NetSpec, found: Mapping[str, Target | str], source: str) -> d
 class _Planning:
     """A net whose layers have a table of times."""
 
-    def __init__(self, whole: WholeNet, targets: Mapping[str, Target]) -> None:
-        self.whole, self.targets = whole, targets
+    def __init__(
+        self, whole: WholeNet, targets: Mapping[str, Target], measured: MeasuredLosses | None
+    ) -> None:
+        self.whole, self.targets, self.measured = whole, targets, measured
         self.spectra: dict[str, dict[str, Any]] = {name: {} for name in targets}
         self.times: dict[str, LayerTimes] = {}
         self.timers: dict[str, LayerTimer] = {}
@@ -126,7 +132,7 @@ class _Planning:
 
     def options(self) -> dict[str, list[Option]]:
         return {
-            name: layer_options(target, self.times[name], self.spectra[name])
+            name: layer_options(target, self.times[name], self.spectra[name], self.measured)
             for name, target in self.targets.items()
         }
 
@@ -181,6 +187,7 @@ def plan_for_time(
     spec: NetSpec | None = None,
     cache: str | None = None,
     progress: Callable[[str], None] | None = None,
+    scan: Scan | None = None,
 ) -> Plan:
     """A plan that reaches a measured speed-up with the least predicted error.
 
@@ -191,12 +198,14 @@ def plan_for_time(
         spec: the net to measure, with inputs; by default the net in the TEST phase.
         cache: JSON file of known times; None remembers nothing.
         progress: called with lines about the progress.
+        scan: measured errors, minimised instead of those of the weights; layers that it lacks
+            stay whole.
 
     Returns:
         The plan; its settings say what was measured. Where nothing is faster all layers are whole.
 
     Raises:
-        PlanError: a wrong request, or no layer that could be decomposed.
+        PlanError: a wrong request, no layer that could be decomposed, or another net's scan.
         BridgeError: the net cannot be built, exported or run.
     """
     say = progress or (lambda _text: None)
@@ -207,6 +216,9 @@ def plan_for_time(
     targets = _targets(measured_spec, found, stored.source)
     if not targets:
         raise PlanError(f"{record.origin or 'the net'}: has no layer that could be decomposed.")
+    measured = MeasuredLosses(scan, targets) if scan is not None else None
+    if measured is not None:
+        targets = {name: target for name, target in targets.items() if name in measured}
     allowance = Allowance(request.seconds)
     known = LatencyCache(cache, request.threads, request.device, request.export_for)
     net_before = original(measured_spec, stored, request.batch)
@@ -215,11 +227,11 @@ def plan_for_time(
     )
     before = whole.alone()
     target = request.target(before)
-    planning = _Planning(whole, targets)
+    planning = _Planning(whole, targets, measured)
     say(f"whole net: {before:.3f} ms; measuring takes {request.seconds:g} s at most")
     planning.times, planning.timers = latency_table(
         targets, bottom_shapes(net_before), known, threads=request.threads, device=request.device,
-        block=request.block or machine_info().channel_block, methods=request.methods,
+        block=request.block or channel_block(request.device), methods=request.methods,
         allowance=Allowance(_TABLE_SHARE * request.seconds), progress=progress,
         export_for=request.export_for,
     )  # fmt: skip
@@ -247,11 +259,15 @@ def _entries(
     for name, what in found.items():
         if name not in planning.targets:
             reason = what if isinstance(what, str) else "not in the TEST phase"
+            if planning.measured is not None and isinstance(what, Target):
+                reason = "not in the sensitivity scan"
             entries.append(LayerPlan(name, WHOLE, reason=reason))
             continue
         times = planning.times[name]
         picked = outcome.best.choice[name] if outcome.best else Option(times.whole_ms, 0.0)
-        entry = layer_entry(planning.targets[name], picked, times, planning.spectra[name])
+        entry = layer_entry(
+            planning.targets[name], picked, times, planning.spectra[name], planning.measured
+        )
         if outcome.best is None and entry.reason == UNUSED:
             entry = replace(entry, reason=verdict)
         entries.append(entry)
@@ -262,8 +278,9 @@ def _settings(
     request: Request, target: float, before: float, outcome: Outcome, verdict: str,
     reached: bool, planning: _Planning,
 ) -> dict[str, Any]:  # fmt: skip
-    best = outcome.best
+    best, scanned = outcome.best, planning.measured
     measured = best.measured if best else Measured(before, before, 1.0, 1.0, 1.0)
+    error = predicted_error(best.choice.values(), scanned is not None) if best else 0.0
     machine = machine_info()
     return {
         "target_speedup": shown(target), "batch": request.batch, "threads": request.threads,
@@ -273,7 +290,8 @@ def _settings(
         "measured_speedup": shown(measured.speed_up),
         "measured_interval": [shown(measured.low), shown(measured.high)],
         "unstable": measured.unstable,
-        "predicted_error": shown(predicted_error(best.choice.values()) if best else 0.0),
-        "block": request.block or machine.channel_block,
+        "predicted_error": shown(error),
+        "errors": "weights" if scanned is None else f"measured at {scanned.scan.blob}",
+        "block": request.block or channel_block(request.device),
         "machine": machine.cpu, "onnxruntime": machine.versions["onnxruntime"],
     }  # fmt: skip

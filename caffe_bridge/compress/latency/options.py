@@ -2,7 +2,8 @@
 
 A form that loses the share ``e`` of a layer's energy counts as ``-log(1 - e)``, so that the sum
 over layers that is minimised is the logarithm of the product of what they keep (Zhang 2015): the
-predicted share of the output's energy. A layer that is all but destroyed is never a bargain.
+predicted share of the output's energy. A layer that is all but destroyed is never a bargain. With a
+sensitivity scan the squared errors that it measured count instead, which add up.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import numpy as np
 from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
 from caffe_bridge.compress.latency.allocate import Option
 from caffe_bridge.compress.latency.forms import Form
+from caffe_bridge.compress.latency.measured import MeasuredLosses
 from caffe_bridge.compress.latency.table import LayerTimes
 from caffe_bridge.compress.plan import WHOLE, LayerPlan
 from caffe_bridge.compress.planner import fitted, shown
 from caffe_bridge.compress.target import Target
+from caffe_bridge.errors import PlanError
 
 #: A form must save this share of the layer's time, or the layer stays whole.
 MARGIN = 0.03
@@ -41,9 +44,15 @@ def _spectrum(target: Target, method: Decomposition) -> list[np.ndarray]:
 
 
 def lost(target: Target, form: Form, spectra: dict[str, Any]) -> float:
-    """The share of the energy that a form loses; for tucker the bound from its two spectra."""
+    """The share of the energy that a form loses; for tucker the bound from its two spectra.
+
+    Raises:
+        PlanError: the method has no fit of that rank.
+    """
     method = form.method
     if isinstance(form.rank, int):
+        if method.name == "cp":
+            return method.predicted_error(target.blob, form.rank, target.group) ** 2
         if method.name not in spectra:
             spectra[method.name] = _spectrum(target, method)
         return (
@@ -59,17 +68,37 @@ def error_of(share: float) -> float:
     return -math.log(max(1.0 - share, _LEAST_KEPT))
 
 
-def predicted_error(chosen: Iterable[Option]) -> float:
-    """The relative error of the output that a choice predicts, from 0 to 1."""
-    return math.sqrt(1.0 - math.exp(-sum(option.error for option in chosen)))
+def predicted_error(chosen: Iterable[Option], measured: bool = False) -> float:
+    """The relative error of the output that a choice predicts: from 0 to 1, unless measured."""
+    summed = sum(option.error for option in chosen)
+    return math.sqrt(summed if measured else 1.0 - math.exp(-summed))
 
 
-def layer_options(target: Target, times: LayerTimes, spectra: dict[str, Any]) -> list[Option]:
-    """The layer as it is, and every form that is faster by the margin."""
+def layer_options(
+    target: Target,
+    times: LayerTimes,
+    spectra: dict[str, Any],
+    measured: MeasuredLosses | None = None,
+) -> list[Option]:
+    """The layer as it is, and every form that is faster by the margin.
+
+    Args:
+        target: the layer.
+        times: its times.
+        spectra: spectra by method; new ones are added.
+        measured: errors of a scan, which count instead of those of the weights.
+    """
     found = [Option(times.whole_ms, 0.0)]
     for form, ms in times.forms:
-        if ms <= times.whole_ms * (1.0 - MARGIN):
-            found.append(Option(ms, error_of(lost(target, form, spectra)), form))
+        if ms > times.whole_ms * (1.0 - MARGIN):
+            continue
+        try:
+            share = lost(target, form, spectra)
+        except PlanError:
+            # A rank at which cp finds degenerate fits only.
+            continue
+        error = error_of(share) if measured is None else measured(target, form, share)
+        found.append(Option(ms, error, form))
     return found
 
 
@@ -88,7 +117,11 @@ def _why_whole(times: LayerTimes) -> str:
 
 
 def layer_entry(
-    target: Target, option: Option, times: LayerTimes, spectra: Mapping[str, Any]
+    target: Target,
+    option: Option,
+    times: LayerTimes,
+    spectra: Mapping[str, Any],
+    measured: MeasuredLosses | None = None,
 ) -> LayerPlan:
     """The plan's entry for what was chosen for a layer."""
     before = shown(times.whole_ms)
@@ -98,6 +131,9 @@ def layer_entry(
     reason = f"measured {times.whole_ms:.3g} -> {option.ms:.3g} ms"
     if option.what.label in times.unstable:
         reason += ", unstable"
+    if measured is not None:
+        blob = measured.scan.blob
+        reason += f"; the scan expects a relative error of {math.sqrt(option.error):.3g} at {blob}"
     method, rank = option.what.method, option.what.rank
     made = fitted(target, method, rank, reason, spectra.get(method.name))
     return replace(made, ms_before=before, ms_after=shown(option.ms))

@@ -14,6 +14,23 @@ def parts(rank: int | tuple[int, ...]) -> tuple[int, ...]:
     return (rank,) if isinstance(rank, int) else rank
 
 
+def raise_to(
+    rank: int | tuple[int, ...], most: int | tuple[int, ...], group: int, least: int
+) -> int | tuple[int, ...]:
+    """The rank with every part raised to ``least`` in each group, but not above ``most``.
+
+    >>> raise_to(6, 192, 2, 16)
+    32
+    >>> raise_to((5, 61), (12, 62), 1, 16)
+    (12, 61)
+    """
+    made = tuple(
+        max(part, min(least * group, limit))
+        for part, limit in zip(parts(rank), parts(most), strict=True)
+    )
+    return made[0] if isinstance(rank, int) else made
+
+
 def align(
     rank: int | tuple[int, ...], most: int | tuple[int, ...], group: int, block: int
 ) -> int | tuple[int, ...]:
