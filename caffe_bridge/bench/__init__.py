@@ -42,6 +42,6 @@ __all__ = [
     "LayerProfile", "LayerResult", "LayerRow", "Machine", "ModelResult", "NetCost", "Schedule",
     "SpeedUp", "Stats", "Timing", "channel_block", "compare", "compare_layers",
     "conditions", "from_json", "layer_results", "layer_table", "load_json", "machine_info",
-    "make_feeds", "make_session", "measure", "model_table", "net_cost", "profile_models", "speed_up", "statistics", "to_csv",
-    "to_json", "to_markdown",
+    "make_feeds", "make_session", "measure", "model_table", "net_cost", "profile_models",
+    "speed_up", "statistics", "to_csv", "to_json", "to_markdown",
 ]  # fmt: skip
