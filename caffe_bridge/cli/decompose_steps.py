@@ -106,8 +106,6 @@ def write(
     Raises:
         BridgeError: the plan, the data or the files do not fit; nothing is written then.
     """
-    import numpy as np
-
     from caffe_bridge.compress import as_weights_of, rewrite, write_decomposed
     from caffe_bridge.compress.batch_norm import recalibrate as renew
     from caffe_bridge.compress.data_aware import decompose_with_data
@@ -131,7 +129,7 @@ def write(
         if not renewed:
             raise PlanError(f"{net}: --recalibrate found no BatchNorm layer; leave it out.")
         for name in renewed:
-            blobs[name] = [np.array(blob.detach()) for blob in model.layer(name).blobs]
+            blobs[name] = [blob.detach().cpu().numpy().copy() for blob in model.layer(name).blobs]
         plan.settings["recalibrated"] = renewed
     return write_decomposed(made, blobs, plan, output, hdf5), plan, renewed
 
