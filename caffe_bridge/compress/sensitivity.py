@@ -1,14 +1,9 @@
 """Sensitivity scan: what one layer alone at a lower rank costs the whole net, on data.
 
 For every layer and every level (a share of its largest rank) the net is rewritten with that one
-layer decomposed and run on the same batches. Two numbers come out: the relative error of the blob
-that is judged,
-
-    error = |z' - z| / |z|         z of the whole net, z' of the changed one,
-
-and where the net scores itself (a blob ``accuracy``) the accuracy, else the share of items whose
-largest value stays at its place. Each point is stored as soon as it is known, so that a scan that
-was cut off goes on, and one of other layers or levels adds to the file.
+layer decomposed and run on the same batches (:mod:`~caffe_bridge.compress.judge`). Each point is
+stored as soon as it is known, so that a scan that was cut off goes on, and one of other layers or
+levels adds to the file.
 """
 
 from __future__ import annotations
@@ -22,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from caffe_bridge.compress.calibration import Feed
 from caffe_bridge.compress.decompose import Decomposition, decomposition
+from caffe_bridge.compress.judge import Judge
 from caffe_bridge.compress.plan import LayerPlan, Plan
 from caffe_bridge.compress.rewrite import as_weights_of, rewrite
 from caffe_bridge.compress.target import Target, find_targets
@@ -36,8 +31,6 @@ from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, Weights, format_text
 
 LEVELS = (0.125, 0.25, 0.5, 0.75)
-#: Types whose bottom is judged in place of their top: errors show before the softmax.
-_ENDS = ("Softmax", "SoftmaxWithLoss", "Accuracy", "ArgMax")
 #: Loss of a layer's rank, as the budget takes it: squared relative error.
 Loss = Callable[[int], float]
 
@@ -83,29 +76,6 @@ class Scan:
     whole: float
     method: str
     points: tuple[Point, ...]
-
-
-def judged_blob(net: Net) -> str:
-    """The blob whose error is measured: what the last layer scores, or what it makes."""
-    node = net.built.graph.nodes[-1]
-    if node.layer.type in _ENDS:
-        return node.inputs[0].blob
-    return node.outputs[0].blob
-
-
-@torch.no_grad()
-def _answers(net: Net, feeds: Sequence[Feed], blob: str) -> tuple[list[np.ndarray], float | None]:
-    values, scores = [], []
-    for feed in feeds:
-        net(feed)
-        values.append(net.values[blob].double().numpy())
-        if "accuracy" in net.values:
-            scores.append(float(net.values["accuracy"].mean()))
-    return values, float(np.mean(scores)) if scores else None
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.reshape(len(values), -1).argmax(axis=1))
 
 
 def _ranks(method: Decomposition, target: Target, levels: Iterable[float]) -> list[int]:
@@ -179,7 +149,7 @@ def scan_net(
         layers: names; all that can be decomposed when None.
         method: a decomposition with one rank.
         include_fc: fully connected layers too, when ``layers`` is None.
-        blob: what is judged; see :func:`judged_blob` when empty.
+        blob: what is judged; see :func:`~caffe_bridge.compress.judge.judged_blob` when empty.
         cache: JSON file that is read first and written after every point; it keeps earlier points
             of the same net, weights, data and method.
         progress: told the layer, how many points are done, and of how many.
@@ -196,19 +166,16 @@ def scan_net(
             raise PlanError(f"level {level:g}: give a share of the largest rank, in (0, 1].")
     made, path = decomposition(method), Path(cache) if cache is not None else None
     whole = Net(load_net(net, "TEST"), weights=weights)
-    blob = blob or judged_blob(whole)
-    dense, accuracy = _answers(whole, feeds, blob)
-    norm = float(np.sqrt(sum(np.sum(v**2) for v in dense)))
+    judge = Judge(whole, feeds, blob)
     work = [
         (target, rank)
         for target in _targets(net, weights, whole, made, layers, include_fc)
         for rank in _ranks(made, target, levels)
     ]
-    key, order = _key(net, weights, feeds, method, blob), list(find_targets(net, weights))
+    key, order = _key(net, weights, feeds, method, judge.blob), list(find_targets(net, weights))
     known = _stored(path, key)
     points: list[Point] = []
-    scored = "agreement" if accuracy is None else "accuracy"
-    scan = Scan(blob, scored, 1.0 if accuracy is None else accuracy, method, ())
+    scan = Scan(judge.blob, judge.scored, judge.whole, method, ())
     for number, (target, rank) in enumerate(work):
         if progress is not None:
             progress(target.name, number, len(work))
@@ -216,17 +183,13 @@ def scan_net(
         if point is None:
             record, blobs = rewrite(net, weights, Plan([LayerPlan(target.name, method, rank)]))
             low = Net(load_net(record, "TEST"), weights=as_weights_of(blobs))
-            found, score = _answers(low, feeds, blob)
-            gap = sum(float(np.sum((a - b) ** 2)) for a, b in zip(found, dense, strict=True))
-            same = [_largest(a) == _largest(b) for a, b in zip(found, dense, strict=True)]
             most = made.max_rank(target.blob, target.group)
             point = Point(
                 target.name, rank, most if isinstance(most, int) else 0,
-                float(np.sqrt(gap)) / norm if norm else 0.0,
-                float(np.concatenate(same).mean()) if score is None else score,
+                *judge(low),
             )  # fmt: skip
         points.append(point)
-        scan = Scan(blob, scored, scan.whole, method, tuple(points))
+        scan = replace(scan, points=tuple(points))
         _write(path, key, scan, known, order)
     return scan
 

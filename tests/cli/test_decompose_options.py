@@ -205,3 +205,35 @@ def test_points_of_plans_in_one_folder_are_told_apart(folder: Path, capsys: Capt
                 "t.svg").status == 0  # fmt: skip
     drawn = Path("t.svg").read_text()
     assert all(f">{label}</text>" in drawn for label in ("slow", "fast", "three"))
+
+
+def test_accuracy_against_time(folder: Path, capsys: Capture) -> None:
+    inputs("x.npz")
+    for rank, gain in ((1, 2.0), (3, 1.5)):
+        call(capsys, "decompose", "net.prototxt", "net.caffemodel", "-o", str(rank), "--ranks",
+             rank, "--no-onnx")  # fmt: skip
+        path = Path(str(rank), "plan.json")
+        data = json.loads(path.read_text())
+        data["settings"] |= {
+            "measured_speedup": gain,
+            "net_ms_before": 6.0,
+            "net_ms_after": 6 / gain,
+        }
+        path.write_text(json.dumps(data))
+    given = ("tradeoff", "1/plan.json", "3/plan.json", "--judge", "net.prototxt", "net.caffemodel",
+             "x.npz", "-o", "t.svg")  # fmt: skip
+    whole, low, high = call(capsys, *given, "--json").json
+    assert whole == {"name": "whole", "series": "", "measured_speedup": 1.0, "agreement": 1.0,
+                     "error": 0.0}  # fmt: skip
+    assert (low["name"], low["measured_speedup"]) == ("1", 2.0)
+    assert low["error"] > high["error"] > 0
+    assert low["agreement"] <= high["agreement"] <= 1
+    given = (*given, "--x", "net_ms_after", "--y", "error")
+    assert [p["net_ms_after"] for p in call(capsys, *given, "--json").json] == [6.0, 3.0, 4.0]
+    result = call(capsys, *given)
+    assert result.status == 0
+    assert all(word in Path("t.svg").read_text() for word in ("whole", "net ms after", "error"))
+    Path("alone.json").write_text('{"settings": {"measured_speedup": 2.0}, "layers": []}')
+    result = call(capsys, "tradeoff", "alone.json", *given[3:])
+    assert result.status == 1
+    assert "wants the plan.json of a folder" in result.err

@@ -11,7 +11,8 @@ from caffe_bridge.cli.main import main
 from caffe_bridge.compress import LayerPlan, Plan, as_weights_of, rewrite
 from caffe_bridge.compress.budget import budget_plan
 from caffe_bridge.compress.calibration import array_feeds
-from caffe_bridge.compress.sensitivity import Point, Scan, judged_blob, losses, read_scan, scan_net
+from caffe_bridge.compress.judge import judged_blob
+from caffe_bridge.compress.sensitivity import Point, Scan, losses, read_scan, scan_net
 from caffe_bridge.errors import PlanError
 from caffe_bridge.net import Net
 from caffe_bridge.schema import format_text, parse_text
