@@ -23,6 +23,7 @@ from caffe_bridge.cli.decompose_steps import (
     larger,
     make_budget_plan,
     plan_numbers,
+    ranks_of_responses,
     read_json,
     to_onnx,
     write,
@@ -69,6 +70,8 @@ RULES = ("energy", "norm", "error", "stable", "evbmf")
               help="Fit pca and svd layers to responses on inputs; data: NET's own.")  # fmt: skip
 @click.option("--symmetric", is_flag=True,
               help="With --calibrate: PCA of the whole net's responses.")  # fmt: skip
+@click.option("--response-ranks", is_flag=True,
+              help="With --calibrate, --energy: ranks of the responses.")  # fmt: skip
 @click.option("--relu-aware", is_flag=True,
               help="With --calibrate: keep what passes the ReLU behind a layer.")  # fmt: skip
 @click.option("--recalibrate", metavar="NPZ|PROTOTXT|data",
@@ -107,10 +110,11 @@ RULES = ("energy", "norm", "error", "stable", "evbmf")
 def command(
     net: str, weights: str, output: str, energy: float | None, ranks: str | None,
     config: str | None, plan_path: str | None, budget: str | None, sensitivity: str | None,
-    calibrate: str | None, symmetric: bool, relu_aware: bool, recalibrate: str | None,
-    batches: int, target_speedup: float | None, budget_ms: float | None, threads: int, batch: int,
-    device: str, seconds: float, strict: bool, method: str, rule: str, align: str | None,
-    floor: str | None, only_smaller: bool, except_path: str | None, fc: bool, hdf5: bool,
+    calibrate: str | None, symmetric: bool, response_ranks: bool, relu_aware: bool,
+    recalibrate: str | None, batches: int, target_speedup: float | None, budget_ms: float | None,
+    threads: int, batch: int, device: str, seconds: float, strict: bool, method: str, rule: str,
+    align: str | None, floor: str | None, only_smaller: bool, except_path: str | None, fc: bool,
+    hdf5: bool,
     onnx: bool, target: str, measure: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Replace layers of NET by smaller ones.
@@ -153,6 +157,10 @@ def command(
                 f"{net}: has no layer to decompose with these options and the weights of {weights}"
                 f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
             )
+    if response_ranks and calibrate and energy:
+        plan = ranks_of_responses(
+            net, weights, plan, calibrate, batches, energy, rule, align_block(align)
+        )
     written, plan, renewed = write(
         net, weights, plan, output, hdf5, calibrate=calibrate, recalibrate=recalibrate,
         batches=batches, relu=relu_aware, symmetric=symmetric,

@@ -94,6 +94,25 @@ def inputs_from(model: Net, source: str, batches: int) -> list[Feed]:
     return [{name: torch.from_numpy(feed[name]) for name in model.inputs} for feed in found]
 
 
+def ranks_of_responses(
+    net: str, weights: str, plan: Plan, source: str, batches: int, energy: float, rule: str,
+    block: int,
+) -> Plan:  # fmt: skip
+    """The plan with the ranks that keep a share of the responses' energy.
+
+    Raises:
+        BridgeError: the data or the rule do not fit.
+    """
+    from caffe_bridge.compress.data_aware import with_response_ranks
+    from caffe_bridge.graph import read_net
+    from caffe_bridge.net import Net
+    from caffe_bridge.schema import load_weights
+
+    feeds = inputs_from(Net(net, "TEST", weights=weights), source, batches)
+    record, stored = read_net(net), load_weights(weights)
+    return with_response_ranks(plan, record, stored, feeds, energy, rule, block)
+
+
 def write(
     net: str, weights: str, plan: Plan, output: str, hdf5: bool, *, calibrate: str | None,
     recalibrate: str | None, batches: int, relu: bool, symmetric: bool,
@@ -153,7 +172,7 @@ def check_usage() -> None:
         )
     for name in {"method", "rule"} & given if "budget" in given else ():
         raise click.UsageError(f"--{name} has no effect on --budget, which chooses among forms.")
-    idle = {"relu_aware", "symmetric"} if "calibrate" not in given else set()
+    idle = {"relu_aware", "symmetric", "response_ranks"} if "calibrate" not in given else set()
     for name in sorted(given & (idle | ({"batches"} if "recalibrate" not in given else set()))):
         if "calibrate" not in given:
             option = "--" + name.replace("_", "-")
@@ -162,8 +181,9 @@ def check_usage() -> None:
         raise click.UsageError(
             "--sensitivity has no effect without --budget, --target-speedup or --budget-ms."
         )
-    for name in sorted(given & {"floor", "only_smaller"}) if "energy" not in given else ():
-        if name == "floor" or not given & {"ranks", "config"}:
+    ruled = {"floor", "only_smaller", "response_ranks"}
+    for name in sorted(given & ruled) if "energy" not in given else ():
+        if name != "only_smaller" or not given & {"ranks", "config"}:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} has no effect without --energy.")
     if "measure" in given and context.params["target"] != "ort-cpu":

@@ -26,15 +26,16 @@ import numpy as np
 
 from caffe_bridge.compress.calibration import Feed, Moments
 from caffe_bridge.compress.chain import as_stored, layer_param, pointwise
-from caffe_bridge.compress.decompose import total
+from caffe_bridge.compress.decompose import decomposition, total
 from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
 from caffe_bridge.compress.plan import LayerPlan, Plan
-from caffe_bridge.compress.planner import shown
+from caffe_bridge.compress.planner import fitted, shown
 from caffe_bridge.compress.rank import rank_for
+from caffe_bridge.compress.rank.align import align
 from caffe_bridge.compress.relu_aware import before_relu, fit_before_relu
 from caffe_bridge.compress.responses import Factors, moments, node_index, regress, responses
 from caffe_bridge.compress.rewrite import Blobs, as_weights_of, rewrite
-from caffe_bridge.compress.target import Target, find_targets
+from caffe_bridge.compress.target import Target, bias_sharers, find_targets
 from caffe_bridge.errors import PlanError
 from caffe_bridge.graph import load_net
 from caffe_bridge.net import Net
@@ -86,6 +87,10 @@ def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs
     errors = [_left(part, s[0], s[1]) for part, s in zip(found, solved, strict=True)]
     norm = sum(n for _, n in errors)
     return float(np.sqrt(sum(e for e, _ in errors) / norm)) if norm > 0 else 0.0
+
+
+def _kept_bias(sharers: Sequence[str]) -> str:
+    return f"without data, because its bias is shared with {', '.join(sharers)}"
 
 
 def _with_biases(net: Record, names: set[str]) -> None:
@@ -145,6 +150,43 @@ def output_ranks(
     return Plan(entries, net.origin, weights.source, settings)
 
 
+def with_response_ranks(
+    plan: Plan, net: Record, weights: Weights, feeds: Sequence[Feed], energy: float, rule: str,
+    block: int = 0,
+) -> Plan:  # fmt: skip
+    """A plan whose pca and svd layers have the ranks of their responses (:func:`output_ranks`).
+
+    Args:
+        plan: which layers, with ranks that are replaced.
+        net: unfiltered NetParameter in the current format.
+        weights: its weights.
+        feeds: batches for the TEST net.
+        energy: ratio for the rule.
+        rule: name of the rank rule.
+        block: round ranks per group up to a multiple of it; 0 for no rounding.
+
+    Raises:
+        PlanError: ratio or rule are wrong.
+    """
+    names = [entry.layer for entry in plan.decomposed() if entry.method in PAIRS]
+    found = {e.layer: e for e in output_ranks(net, weights, feeds, energy, layers=names, rule=rule)
+             .layers}  # fmt: skip
+    targets = find_targets(net, weights)
+    entries = []
+    for entry in plan.layers:
+        target = targets.get(entry.layer)
+        if entry.layer in found and isinstance(target, Target):
+            method, rank = decomposition(entry.method, entry.options), found[entry.layer].rank
+            if block:
+                most = method.max_rank(target.blob, target.group)
+                rank = align(rank, most, target.group, block)
+            reason = found[entry.layer].reason
+            entries.append(fitted(target, method, rank, reason, None, entry.options))
+        else:
+            entries.append(entry)
+    return replace(plan, layers=entries, settings={**plan.settings, "ranks_of": "responses"})
+
+
 def decompose_with_data(
     net: Record,
     weights: Weights,
@@ -160,7 +202,8 @@ def decompose_with_data(
     Args:
         net: unfiltered NetParameter in the current format.
         weights: its weights.
-        plan: layers and ranks; entries of other methods than pca and svd are made without data.
+        plan: layers and ranks; entries of other methods than pca and svd, and those whose bias
+            other layers share, are made without data.
         feeds: batches for the TEST net.
         asymmetric: regress on what the decomposed net gives the layer, not on the whole net's.
         positions: places of each item that are sampled; 0 for all.
@@ -181,7 +224,12 @@ def decompose_with_data(
     found = find_targets(net, weights)
     whole = Net(load_net(net, "TEST"), weights=weights)
     order = [layer.name for layer in whole.built.layers]
-    wanted = {entry.layer: entry for entry in plan.decomposed() if entry.method in PAIRS}
+    shared = {entry.layer: bias_sharers(net, entry.layer) for entry in plan.decomposed()}
+    wanted = {
+        entry.layer: entry
+        for entry in plan.decomposed()
+        if entry.method in PAIRS and not shared[entry.layer]
+    }
     for name in wanted:
         node_index(whole, name)
     _with_biases(made, set(wanted))
@@ -210,7 +258,8 @@ def decompose_with_data(
     entries = [
         replace(e, error=shown(errors[e.layer]), energy=shown(1 - errors[e.layer] ** 2),
                 reason=f"{e.reason}; {way} fit to responses".lstrip("; "))
-        if e.layer in errors else e
+        if e.layer in errors else replace(e, reason=f"{e.reason}; {_kept_bias(shared[e.layer])}")
+        if shared.get(e.layer) and e.method in PAIRS else e
         for e in plan.layers
     ]  # fmt: skip
     settings = {**plan.settings, "data_aware": f"{way}, before ReLU" if relu else way}

@@ -186,6 +186,13 @@ def _weight_users(net: Record) -> dict[str, set[str]]:
     return users
 
 
+def bias_sharers(net: Record, name: str) -> list[str]:
+    """Other layers that share the bias of a layer, by name."""
+    layer = next(layer for layer in net.layer if layer.name == name)
+    shared = layer.param[1].name if len(layer.param) > 1 else ""
+    return sorted(_weight_users(net).get(shared, set()) - {name})
+
+
 def _refusal(layers: list[Record], users: dict[str, set[str]]) -> str:
     """Why a layer's definition forbids to decompose it; empty if nothing does."""
     layer = layers[0]

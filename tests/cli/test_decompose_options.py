@@ -142,6 +142,27 @@ def test_calibrating_on_the_data_of_another_prototxt(folder: Path, capsys: Captu
     assert plan("again")["conv1"]["reason"] == "fitted to weights"
 
 
+def test_ranks_of_the_responses(folder: Path, capsys: Capture) -> None:
+    flat = np.ones((8, 3, 6, 6), np.float32)
+    flat[:, 1:] = 0
+    flat *= np.linspace(1, 2, 8, dtype=np.float32)[:, None, None, None]
+    np.savez("flat.npz", data=flat)
+    # One direction of inputs: a single rank holds all that varies, whatever the weights say.
+    more = ("--energy", 0.99, "--fc", "--calibrate", "flat.npz", "--no-onnx")
+    assert call(capsys, *DECOMPOSE, *more).status == 0
+    assert plan()["conv1"]["rank"] > 1
+    assert call(capsys, *DECOMPOSE, *more, "--response-ranks").status == 0
+    assert plan()["conv1"]["rank"] == plan()["ip"]["rank"] == 1
+    assert plan()["settings"]["ranks_of"] == "responses"
+    assert plan()["conv1"]["reason"].startswith("responses keep 0.99 by rule energy; ")
+    assert call(capsys, *DECOMPOSE, *more, "--response-ranks", "--align", 2).status == 0
+    assert plan()["conv1"]["rank"] == 2
+    for wrong in (("--ranks", 2, "--calibrate", "flat.npz"), ("--energy", 0.9)):
+        result = call(capsys, *DECOMPOSE, *wrong, "--response-ranks")
+        assert result.status == 2
+        assert "--response-ranks has no effect without" in result.err
+
+
 def test_recalibration_after_decomposition(folder: Path, capsys: Capture) -> None:
     text = HEAD + BODY.replace('layer { name: "relu1"', NORM + 'layer { name: "relu1"') + PROB
     Path("bn.prototxt").write_text(text)

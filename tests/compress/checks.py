@@ -18,7 +18,7 @@ from caffe_bridge.onnx_export.verify import verify
 from caffe_bridge.schema import Record, StoredBlob, Weights, format_text, parse_text
 
 #: float32 sums of two layers instead of one, relative to the largest output.
-CLOSE = 2e-5
+CLOSE = 1e-5
 #: Predicted error (float64) against the product of float32 factors.
 PREDICTED = 1e-5
 

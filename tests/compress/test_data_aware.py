@@ -14,7 +14,7 @@ from caffe_bridge.graph import load_net, parse_net
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export.verify import verify
 from caffe_bridge.schema import Record, Weights, format_text
-from tests.compress.checks import CLOSE, filled, net_text, outputs, relative
+from tests.compress.checks import CLOSE, GAUSS, filled, net_text, outputs, relative
 from tests.compress.test_planner import layer
 
 RELU = 'layer {{ name: "{0}r" type: "ReLU" bottom: "{0}" top: "{0}" }}'
@@ -169,3 +169,25 @@ def test_batches_of_a_data_layer() -> None:
 def test_no_batches() -> None:
     with pytest.raises(PlanError, match="at least one batch"):
         decompose_with_data(NET, WEIGHTS, PLAN, [])
+
+
+def test_a_layer_that_shares_its_bias_is_made_without_data() -> None:
+    param = "param {} param { name: 'b' }"
+    text = net_text(
+        (4, 6, 6, 6),
+        *(f'layer {{ name: "{n}" type: "Convolution" bottom: "{b}" top: "{n}" {param} '
+          f"convolution_param {{ num_output: 6 kernel_size: 1 {GAUSS} }} }}"
+          for n, b in (("p", "x"), ("q", "p"))),
+    )  # fmt: skip
+    net, weights = filled(text)
+    feeds = array_feeds(Net(parse_net(text), weights=weights), {
+        "x": np.random.default_rng(0).standard_normal((8, 6, 6, 6)).astype(np.float32) + 1
+    })  # fmt: skip
+    plan = Plan([LayerPlan("p", "pca", 3, reason="given"), LayerPlan("q", "pca", 3)])
+    made = decompose_with_data(net, weights, plan, feeds)
+    reasons = [entry.reason for entry in made.plan.layers]
+    assert reasons[0] == "given; without data, because its bias is shared with q"
+    plain = rewrite(net, weights, plan)[1]
+    for name, arrays in plain.items():
+        for got, want in zip(made.blobs[name], arrays, strict=True):
+            np.testing.assert_array_equal(got, want)
