@@ -4,9 +4,10 @@
         [--seconds 15] [--clock cpu] [--device cpu] [--cuda-graph] [--json FILE]
 
 Every variant trains one and the same net on one fixed random batch, in a drawn order within each
-round, so that neither a busy machine nor a neighbour in the order favours one; medians are compared. ``plain`` is zero_grad, forward,
-backward and ``torch.optim.SGD.step`` with the recipe's momentum, decay and multipliers. Both
-memory layouts are measured; the ratio is that of each side's faster one.
+round, so that neither a busy machine nor a neighbour in the order favours one; medians are
+compared. ``plain`` is zero_grad, forward, backward and ``torch.optim.SGD.step`` with the recipe's
+momentum, decay and multipliers. Both memory layouts are measured; the ratio is that of each side's
+faster one.
 """
 
 from __future__ import annotations
