@@ -39,7 +39,7 @@ from caffe_bridge.cli.plan import (
 from caffe_bridge.errors import BridgeError, PlanError, VerifyError
 
 #: Frozen here, so that help needs no import of what registers them.
-METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
+METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "spatial_h", "tucker", "cp")
 RULES = ("energy", "norm", "error", "stable", "evbmf")
 
 
