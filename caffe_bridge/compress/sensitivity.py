@@ -31,6 +31,8 @@ from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, Weights, format_text
 
 LEVELS = (0.125, 0.25, 0.5, 0.75)
+#: Share of a layer's largest loss that keeps ranks of equal measured error apart.
+_APART = 0.01
 #: Loss of a layer's rank, as the budget takes it: squared relative error.
 Loss = Callable[[int], float]
 
@@ -233,13 +235,17 @@ def losses(scan: Scan) -> Mapping[str, Loss]:
     """Squared error of the judged blob as a function of the rank, for each scanned layer.
 
     Between the ranks that were measured it is interpolated, and below the lowest continued by the
-    ratio of ranks; it never falls as the rank falls.
+    ratio of ranks. It always rises as the rank falls: where the scan saw the same error or a
+    smaller one at a lower rank, a hundredth of the layer's largest error, in proportion to the
+    ranks that go, tells them apart, so that a rank which costs nothing is kept.
     """
     found: dict[str, Loss] = {}
     for name in dict.fromkeys(point.layer for point in scan.points):
         own = sorted((p for p in scan.points if p.layer == name), key=lambda p: p.rank)
         ranks = [p.rank for p in own] + [own[0].most + (own[-1].rank == own[0].most)]
         errors = np.maximum.accumulate([0.0, *(p.error**2 for p in reversed(own))])[::-1]
+        gone = 1.0 - np.minimum(np.array(ranks) / own[0].most, 1.0)
+        errors = errors + _APART * errors[0] * gone
 
         def loss(rank: int, ranks: Sequence[int] = ranks, errors: np.ndarray = errors) -> float:
             if rank < ranks[0]:

@@ -107,13 +107,29 @@ def test_refusals(tmp_path: Path) -> None:
 def test_losses_between_and_below_the_measured_ranks() -> None:
     points = (Point("a", 2, 8, 0.4, 1.0), Point("a", 4, 8, 0.5, 1.0), Point("a", 6, 8, 0.1, 1.0))
     loss = losses(Scan("f", "agreement", 1.0, "pca", points))["a"]
-    assert loss(6) == pytest.approx(0.01)
+    apart = 0.01 * 0.25 / 8
+    assert loss(6) == pytest.approx(0.01 + 2 * apart)
     assert loss(8) == 0.0
-    assert loss(4) == pytest.approx(0.25)
-    assert loss(2) == pytest.approx(0.25)
-    assert loss(5) == pytest.approx(0.13)
-    assert loss(7) == pytest.approx(0.005)
-    assert loss(1) == pytest.approx(0.5)
+    assert loss(4) == pytest.approx(0.25 + 4 * apart)
+    # The scan saw a smaller error here, which a lower rank cannot have.
+    assert loss(2) == pytest.approx(0.25 + 6 * apart)
+    assert loss(5) == pytest.approx(0.13 + 3 * apart)
+    assert loss(7) == pytest.approx(0.005 + apart)
+    assert loss(1) == pytest.approx(2 * loss(2))
+
+
+def test_ranks_of_equal_measured_error_are_kept_while_the_budget_holds() -> None:
+    record, weights = filled(TEXT)
+    points = tuple(Point("a", rank, 8, 0.8, 1.0) for rank in (1, 2, 4, 6))
+    scan = Scan("f", "agreement", 1.0, "pca", points)
+    made = budget_plan(record, weights, unit="macs", keep=0.8, scan=scan)
+    rank = {entry.layer: entry.rank for entry in made.layers}["a"]
+    assert isinstance(rank, int)
+    costs = made.settings
+    assert rank > 1
+    assert (
+        costs["macs_after"] <= 0.8 * costs["macs_before"] < costs["macs_after"] * (rank + 1) / rank
+    )
 
 
 def test_a_budget_spares_the_layer_that_the_scan_calls_sensitive() -> None:
