@@ -27,6 +27,7 @@ from caffe_bridge.cli.decompose_steps import (
     read_json,
     to_onnx,
     write,
+    write_report,
 )
 from caffe_bridge.cli.plan import (
     exit_status,
@@ -119,9 +120,9 @@ def command(
 ) -> int:  # fmt: skip
     """Replace layers of NET by smaller ones.
 
-    Writes lowrank.prototxt, lowrank.caffemodel, plan.json and, for nets with Input layers,
-    lowrank.onnx, whose outputs are compared with the low-rank net's. Where --target-speedup or
-    --budget-ms is not reached it says so, writes what was best (the whole net where no gain is
+    Writes lowrank.prototxt, lowrank.caffemodel, plan.json, report.md and, for nets with Input
+    layers, lowrank.onnx, whose outputs are compared with the low-rank net's. Where --target-speedup
+    or --budget-ms is not reached it says so, writes what was best (the whole net where no gain is
     possible) and exits with 0; with --strict with 3.
     """
     from caffe_bridge.compress import load_plan, make_plan, refreshed
@@ -182,6 +183,7 @@ def command(
         result["measured"] = plan.settings
     if renewed:
         result["recalibrated"] = renewed
+    result["report"] = str(write_report(plan, result))
     if as_json:
         print_json(result)
         return status
@@ -194,7 +196,7 @@ def command(
         )
     if renewed:
         out.print(f"new statistics: {', '.join(renewed)}")
-    for key in ("net", "weights", "plan", "onnx"):
+    for key in ("net", "weights", "plan", "onnx", "report"):
         if key in result:
             out.print(f"{key}: {result[key]}")
     if "worst" in result:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from caffe_bridge.cli.convert import measured_forms
 from caffe_bridge.errors import BridgeError, PlanError
-from caffe_bridge.files import require_file
+from caffe_bridge.files import atomic_write, require_file
 
 if TYPE_CHECKING:
     from caffe_bridge.compress import Plan, Written
@@ -218,6 +218,25 @@ def plan_numbers(plan: Plan) -> Table:
         )
         table.add_row(entry.layer, entry.method, str(entry.rank or ""), *numbers, entry.reason)
     return table
+
+
+def write_report(plan: Plan, result: dict[str, Any]) -> Path:
+    """Write ``report.md`` beside the plan: its layers, settings, and what was checked."""
+    from caffe_bridge.compress.plan_report import plan_markdown
+
+    facts: list[tuple[str, str]] = [
+        (key, str(result[key])) for key in ("net", "weights", "onnx") if key in result
+    ]
+    if "worst" in result:
+        facts.append(("ONNX against the low-rank net, worst output difference",
+                      f"{result['worst']:.2g}"))  # fmt: skip
+    if "from_portable" in result:
+        facts.append(("ONNX against its portable form, largest difference",
+                      f"{result['from_portable']:.2g}"))  # fmt: skip
+    path = Path(result["plan"]).with_name("report.md")
+    with atomic_write(path) as stream:
+        stream.write(plan_markdown(plan, facts).encode("utf-8"))
+    return path
 
 
 def larger(plan: Plan) -> list[str]:

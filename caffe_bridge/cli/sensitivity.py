@@ -36,7 +36,7 @@ from caffe_bridge.errors import PlanError
 @click.option("--levels", default="0.125,0.25,0.5,0.75", show_default=True,
               help="Shares of each layer's largest rank.")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, help="Only this layer; repeatable.")
-@click.option("--method", type=click.Choice(["pca", "svd", "weight_svd", "spatial"]),
+@click.option("--method", type=click.Choice(["pca", "svd", "weight_svd", "spatial", "spatial_h"]),
               default="pca", show_default=True, help="Decomposition.")  # fmt: skip
 @click.option("--fc/--no-fc", default=True, show_default=True, help="Fully connected layers too.")
 @click.option("--blob", default="", help="Blob to judge; what the last layer scores by default.")

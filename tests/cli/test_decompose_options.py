@@ -96,6 +96,7 @@ def test_numbers_of_an_edited_plan_are_those_of_its_ranks(folder: Path, capsys: 
     data = json.loads(Path("low/plan.json").read_text())
     data["layers"][0] |= {"rank": 1, "ms_before": 2.0, "ms_after": 1.0}
     data["layers"][1] |= {"ms_after": 0.5}
+    data["settings"] |= {"measured_speedup": 2.0, "net_ms_before": 3.0, "verdict": "reached"}
     Path("mine.json").write_text(json.dumps(data))
     before = plan()
     result = call(capsys, *DECOMPOSE, "--plan", "mine.json", "--no-onnx")
@@ -107,12 +108,18 @@ def test_numbers_of_an_edited_plan_are_those_of_its_ranks(folder: Path, capsys: 
     assert after["conv1"]["error"] == pytest.approx((1 - after["conv1"]["energy"]) ** 0.5, 1e-4)
     assert after["conv1"]["theoretical_speedup"] > before["conv1"]["theoretical_speedup"]
     assert "ms_after" not in after["conv1"]
+    assert "measured_speedup" not in after["settings"]
+    assert after["settings"]["verdict"] == "changed by hand after it was measured"
+    data["layers"][0] = {"layer": "conv1", "method": "whole", "ms_before": 2.0, "ms_after": 1.0}
+    Path("mine.json").write_text(json.dumps(data))
+    assert call(capsys, *DECOMPOSE, "--plan", "mine.json", "--no-onnx").status == 0
+    assert "measured_speedup" not in plan()["settings"]
     call(capsys, *DECOMPOSE, "--ranks", 1, "--no-onnx")
     assert plan()["conv1"]["energy"] == after["conv1"]["energy"]
     Path("least.json").write_text('{"layers": [{"layer": "conv1", "method": "pca", "rank": 1}]}')
     assert call(capsys, *DECOMPOSE, "--plan", "least.json", "--no-onnx").status == 0
     assert plan()["conv1"]["energy"] == after["conv1"]["energy"]
-    data["layers"][0]["rank"] = 9
+    data["layers"][0] = {"layer": "conv1", "method": "pca", "rank": 9}
     Path("mine.json").write_text(json.dumps(data))
     assert "rank 9 is above 4" in call(capsys, *DECOMPOSE, "--plan", "mine.json").err
 

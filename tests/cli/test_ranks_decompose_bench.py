@@ -52,9 +52,16 @@ def test_ranks_of_foreign_weights_are_refused(folder: Path, capsys: Capture) -> 
 def test_decompose_writes_and_verifies(folder: Path, capsys: Capture) -> None:
     result = call(capsys, *DECOMPOSE, "--energy", 0.6)
     assert (result.status, result.err) == (0, "")
-    names = {"lowrank.prototxt", "lowrank.caffemodel", "lowrank.onnx", "plan.json"}
+    names = {
+        "lowrank.prototxt", "lowrank.caffemodel", "lowrank.onnx", "plan.json", "report.md",
+    }  # fmt: skip
     assert {path.name for path in Path("low").iterdir()} == names
     assert "ONNX and low-rank net agree: worst output difference" in result.out
+    report = Path("low/report.md").read_text()
+    assert "| conv1 | pca | 2 | " in report
+    assert "| ip | whole |" in report
+    assert "- energy: 0.6\n" in report
+    assert "ONNX against the low-rank net, worst output difference: " in report
     assert call(capsys, "verify", "low/lowrank.prototxt", "low/lowrank.caffemodel",
                 "low/lowrank.onnx").status == 0  # fmt: skip
 
