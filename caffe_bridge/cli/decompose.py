@@ -194,6 +194,8 @@ def command(
             f"{', '.join(larger(plan))}: no fewer multiply-accumulates than before; lower ranks, "
             "or --only-smaller, which keeps such layers whole."
         )
+    if calibrate and not any("fit to responses" in entry.reason for entry in plan.layers):
+        warn("--calibrate had no effect: only layers of form pca and svd are fitted to data.")
     if renewed:
         out.print(f"new statistics: {', '.join(renewed)}")
     for key in ("net", "weights", "plan", "onnx", "report"):

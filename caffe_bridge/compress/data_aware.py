@@ -89,8 +89,14 @@ def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs
     return float(np.sqrt(sum(e for e, _ in errors) / norm)) if norm > 0 else 0.0
 
 
-def _kept_bias(sharers: Sequence[str]) -> str:
-    return f"without data, because its bias is shared with {', '.join(sharers)}"
+def _without_data(entry: LayerPlan, sharers: Sequence[str]) -> LayerPlan:
+    """The entry of a layer that was not fitted to data, with the reason; whole ones as they are."""
+    if entry.whole:
+        return entry
+    why = f"{entry.method} is fitted to weights only"
+    if entry.method in PAIRS:
+        why = f"its bias is shared with {', '.join(sharers)}"
+    return replace(entry, reason=f"{entry.reason}; without data, because {why}".lstrip("; "))
 
 
 def _with_biases(net: Record, names: set[str]) -> None:
@@ -224,7 +230,9 @@ def decompose_with_data(
     found = find_targets(net, weights)
     whole = Net(load_net(net, "TEST"), weights=weights)
     order = [layer.name for layer in whole.built.layers]
-    shared = {entry.layer: bias_sharers(net, entry.layer) for entry in plan.decomposed()}
+    shared: dict[str, Sequence[str]] = {
+        entry.layer: bias_sharers(net, entry.layer) for entry in plan.decomposed()
+    }
     wanted = {
         entry.layer: entry
         for entry in plan.decomposed()
@@ -258,8 +266,7 @@ def decompose_with_data(
     entries = [
         replace(e, error=shown(errors[e.layer]), energy=shown(1 - errors[e.layer] ** 2),
                 reason=f"{e.reason}; {way} fit to responses".lstrip("; "))
-        if e.layer in errors else replace(e, reason=f"{e.reason}; {_kept_bias(shared[e.layer])}")
-        if shared.get(e.layer) and e.method in PAIRS else e
+        if e.layer in errors else _without_data(e, shared.get(e.layer, ()))
         for e in plan.layers
     ]  # fmt: skip
     settings = {**plan.settings, "data_aware": f"{way}, before ReLU" if relu else way}

@@ -143,6 +143,10 @@ def test_calibrating_on_the_data_of_another_prototxt(folder: Path, capsys: Captu
     result = call(capsys, *DECOMPOSE, "--ranks", 2, "--symmetric")
     assert result.status == 2
     assert "--symmetric has no effect without --calibrate" in result.err
+    more = ("--ranks", 2, "--method", "spatial", "--calibrate", "x.npz", "--no-onnx")
+    assert "--calibrate had no effect" in call(capsys, *DECOMPOSE, *more).err
+    more = ("--ranks", 2, "--calibrate", "x.npz", "--symmetric", "--no-onnx")
+    assert call(capsys, *DECOMPOSE, *more).err == ""
     # Without data the same plan is fitted to the weights, and says so.
     assert call(capsys, "decompose", "net.prototxt", "net.caffemodel", "-o", "again", "--plan",
                 "low/plan.json", "--no-onnx").status == 0  # fmt: skip

@@ -103,6 +103,8 @@ def test_other_methods_and_depthwise_stay_without_data() -> None:
     plain = rewrite(NET, WEIGHTS, plan)[1]
     np.testing.assert_array_equal(made.blobs["a_v"][0], plain["a_v"][0])
     assert np.abs(made.blobs["c_linear"][0] - plain["c_linear"][0]).max() > 1e-3
+    why = "without data, because spatial is fitted to weights only"
+    assert made.plan.layers[0].reason == why
 
 
 def test_regression_is_the_best_of_its_rank() -> None:
