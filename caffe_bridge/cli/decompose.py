@@ -151,6 +151,7 @@ def command(
             except_layers=read_json(except_path, list, "layer") if except_path else (),
             method=method, rule=rule, include_fc=fc, block=align_block(align),
             floor=least_rank(floor, rule), force_whole_if_not_smaller=only_smaller,
+            config_name=config or "config",
         )  # fmt: skip
         if not plan.decomposed():
             reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])

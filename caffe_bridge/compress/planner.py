@@ -134,11 +134,12 @@ def _select(
     include_fc: bool,
     by_energy: bool,
     source: str,
+    config_name: str,
 ) -> tuple[list[Target], dict[str, str]]:
     """Targets to decompose, and the reason for every other layer."""
     names = {layer.name for layer in net.layer}
     excepted = list(excepted)
-    for where, listed in (("except_layers", excepted), ("config", config or ())):
+    for where, listed in (("except_layers", excepted), (config_name, config or ())):
         for name in listed:
             if name not in names:
                 raise unknown_layer(net, name, where)
@@ -168,7 +169,7 @@ def _select(
             layer = next(layer for layer in net.layer if layer.name == name)
             reason = left.get(name, f"type {layer.type} has no weight matrix")
             raise PlanError(
-                f"config: {name} ({layer.type}) cannot be decomposed: {reason}; remove it."
+                f"{config_name}: {name} ({layer.type}) cannot be decomposed: {reason}; remove it."
             )
     return chosen, left
 
@@ -229,6 +230,7 @@ def make_plan(
     force_whole_if_not_smaller: bool = False,
     block: int = 0,
     floor: int = 0,
+    config_name: str = "config",
 ) -> Plan:
     """Choose what to decompose, with ranks from exactly one of ``energy``, ``ranks``, ``config``.
 
@@ -251,6 +253,7 @@ def make_plan(
         block: round every rank per group up to a multiple of it (the runtime's channel block);
             0 for no rounding.
         floor: raise ranks that a rule chose to this many in each group.
+        config_name: what messages call the config, such as its file.
 
     Layers that cannot be decomposed stay, with the reason in the plan. Given ranks are rounded
     down to a multiple of the layer's group.
@@ -261,12 +264,13 @@ def make_plan(
         WeightError: the weights do not belong to the net.
     """
     source = _check_sources(energy, ranks, config)
+    where = config_name if source == "config" else source
     default = Choice(decomposition(method, options, "method"), None, energy, dict(options or {}))
     net, stored = as_record(record_or_spec), as_weights(weights)
     excepted = list(except_layers)
     found = find_targets(net, stored)
     wishes = {
-        name: parse_choice(wish, default, f"{source}: {name}")
+        name: parse_choice(wish, default, f"{where}: {name}")
         for name, wish in (config or {}).items()
         if isinstance(found.get(name), Target)
     }
@@ -275,18 +279,19 @@ def make_plan(
         return wishes.get(name, default)
 
     chosen, left = _select(
-        net, found, choices, excepted, config, include_fc, energy is not None, stored.source
-    )
+        net, found, choices, excepted, config, include_fc, energy is not None, stored.source,
+        config_name,
+    )  # fmt: skip
     given: dict[str, Any] = dict(config or {})
     if ranks is not None:
         given = _consume(ranks, chosen, left)
-        wishes = {n: parse_choice(r, default, f"{source}: {n}") for n, r in given.items()}
+        wishes = {n: parse_choice(r, default, f"{where}: {n}") for n, r in given.items()}
     by_name = {target.name: target for target in chosen}
     rounding = _Rounding(block, floor, force_whole_if_not_smaller)
     entries = [
         _whole(name, left[name])
         if name in left
-        else _entry(by_name[name], choices(name), source, rule, rounding)
+        else _entry(by_name[name], choices(name), where, rule, rounding)
         for name in found
     ]
     settings: dict[str, Any] = {

@@ -214,6 +214,18 @@ def test_forms_of_the_onnx_file_are_measured(folder: Path, capsys: Capture) -> N
     assert "--threads has no effect" in result.err
 
 
+def test_messages_name_the_config_file(folder: Path, capsys: Capture) -> None:
+    for text, message in (
+        ('{"conv1": 9}', "mine.json: conv1 (Convolution) at net.prototxt:3: rank 9 is above 4"),
+        ('{"conv9": 2}', "mine.json: net.prototxt has no layer 'conv9'. Did you mean conv1?"),
+        ('{"relu1": 2}', "mine.json: relu1 (ReLU) cannot be decomposed: type ReLU has no weight"),
+        ('{"conv1": "x"}', 'mine.json: conv1: rank is "x"; give a positive integer'),
+    ):
+        Path("mine.json").write_text(text)
+        result = call(capsys, *DECOMPOSE, "--config", "mine.json")
+        assert (result.status, message in result.err) == (1, True), result.err
+
+
 def test_a_shared_weight_says_why_its_rank_is_not_wanted(folder: Path, capsys: Capture) -> None:
     text = NET.replace('top: "ip"\n', 'top: "ip" param { name: "w" }\n') + (
         'layer { name: "ip2" type: "InnerProduct" bottom: "conv1" top: "ip2" param { name: "w" } '
