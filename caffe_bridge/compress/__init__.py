@@ -5,8 +5,9 @@ What runs or builds nets, and so needs torch, is imported from its own module: `
 """
 
 from caffe_bridge.compress.decompose import DECOMPOSITIONS, Decomposition, decomposition
+from caffe_bridge.compress.edited import refreshed
 from caffe_bridge.compress.plan import WHOLE, LayerPlan, Plan, load_plan, parse_plan
-from caffe_bridge.compress.planner import make_plan, refreshed
+from caffe_bridge.compress.planner import make_plan
 from caffe_bridge.compress.rank import (
     RANK_RULES,
     energy_of,
