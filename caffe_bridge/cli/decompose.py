@@ -141,7 +141,7 @@ def command(
         plan = make_timed_plan(
             net, weights, target_speedup=target_speedup, budget_ms=budget_ms, threads=threads,
             batch=batch, device=device, seconds=seconds, quiet=as_json,
-            target=target, sensitivity=sensitivity,
+            target=target, sensitivity=(sensitivity,) if sensitivity else (),
         )  # fmt: skip
     else:
         plan = make_plan(

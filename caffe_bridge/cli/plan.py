@@ -33,7 +33,7 @@ def make_timed_plan(
     net: str, weights: str, *, target_speedup: float | None, budget_ms: float | None = None,
     threads: int, batch: int, device: str = "cpu", methods: tuple[str, ...] = (),
     cache: str | None = None, inputs: tuple[str, ...] = (), quiet: bool = False,
-    seconds: float = 240.0, target: str = "portable", sensitivity: str | None = None,
+    seconds: float = 240.0, target: str = "portable", sensitivity: tuple[str, ...] = (),
 ) -> Plan:  # fmt: skip
     """A plan for a measured speed-up; progress goes to standard error.
 
@@ -52,7 +52,7 @@ def make_timed_plan(
         spec=load_spec(net, inputs=parse_shapes(inputs)),
         cache=cache or str(default_path()),
         progress=None if quiet else lambda text: click.echo(text, err=True),
-        scan=read_scan(sensitivity) if sensitivity else None,
+        scans=[read_scan(path) for path in sensitivity],
     )  # fmt: skip
     if not plan.settings["reached"]:
         warn(f"{net}: {plan.settings['verdict']}.")
@@ -113,8 +113,8 @@ strict_option = click.option(
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--method", "methods", type=click.Choice(METHODS), multiple=True,
               help="Decomposition to try; repeatable; all but cp by default.")  # fmt: skip
-@click.option("--sensitivity", metavar="JSON",
-              help="Minimise the errors measured by 'caffe-bridge sensitivity'.")  # fmt: skip
+@click.option("--sensitivity", metavar="JSON", multiple=True,
+              help="Minimise errors by 'caffe-bridge sensitivity'; one file a method.")  # fmt: skip
 @click.option("--cache", help="JSON file of known times; by default in the user's cache folder.")
 @seconds_option
 @strict_option
@@ -123,7 +123,7 @@ strict_option = click.option(
 @json_option
 def command(
     net: str, weights: str, output: str, target_speedup: float | None, budget_ms: float | None,
-    threads: int, batch: int, device: str, methods: tuple[str, ...], sensitivity: str | None,
+    threads: int, batch: int, device: str, methods: tuple[str, ...], sensitivity: tuple[str, ...],
     cache: str | None, seconds: float, strict: bool, target: str, inputs: tuple[str, ...],
     as_json: bool,
 ) -> int:  # fmt: skip

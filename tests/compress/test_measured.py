@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ AT_8, AT_16 = 0.16 + APART * 24 / 32, 0.04 + APART * 16 / 32
 
 def test_forms_of_the_scanned_method_are_looked_up_by_rank() -> None:
     found = targets()
-    losses = MeasuredLosses(scan_of({"a": {8: 0.4, 16: 0.2}}), found)
+    losses = MeasuredLosses([scan_of({"a": {8: 0.4, 16: 0.2}})], found)
     assert "a" in losses
     assert "b" not in losses
     for method in ("pca", "svd"):
@@ -65,7 +66,7 @@ def test_forms_of_the_scanned_method_are_looked_up_by_rank() -> None:
 
 def test_other_forms_are_looked_up_by_the_energy_that_they_lose() -> None:
     target = targets()["a"]
-    losses = MeasuredLosses(scan_of({"a": {8: 0.4, 16: 0.2}}), {"a": target})
+    losses = MeasuredLosses([scan_of({"a": {8: 0.4, 16: 0.2}})], {"a": target})
     spectra: dict[str, Any] = {}
     at = {rank: lost(target, Form(decomposition("pca"), rank), spectra) for rank in (8, 16)}
     spatial = Form(decomposition("spatial"), 16)
@@ -76,13 +77,29 @@ def test_other_forms_are_looked_up_by_the_energy_that_they_lose() -> None:
     assert losses(target, spatial, 1.5 * at[8]) == pytest.approx(1.5 * AT_8)
 
 
+def test_every_method_may_have_its_own_scan() -> None:
+    target = targets()["a"]
+    scans = [scan_of({"a": {8: 0.4, 16: 0.2}}), scan_of({"a": {8: 0.1}}, "spatial", 96)]
+    losses = MeasuredLosses(scans, {"a": target})
+    apart = 0.01 * 0.01 * 88 / 96
+    assert losses(target, Form(decomposition("spatial"), 8), 0.9) == pytest.approx(0.01 + apart)
+    assert losses(target, Form(decomposition("pca"), 8), 0.9) == pytest.approx(AT_8)
+    # Others are guessed from the first.
+    share = lost(target, Form(decomposition("pca"), 16), {})
+    form = Form(decomposition("weight_svd"), 4)
+    assert losses(target, form, share) == pytest.approx(AT_16)
+
+
 def test_scans_of_other_nets_are_refused() -> None:
     with pytest.raises(PlanError, match="has none of the layers of this net"):
-        MeasuredLosses(scan_of({"conv9": {8: 0.4}}), targets())
+        MeasuredLosses([scan_of({"conv9": {8: 0.4}})], targets())
     with pytest.raises(
         PlanError, match=r"gives a a largest rank of 20, a \(Convolution\).* has 32"
     ):
-        MeasuredLosses(scan_of({"a": {8: 0.4}}, most=20), targets())
+        MeasuredLosses([scan_of({"a": {8: 0.4}}, most=20)], targets())
+    other = replace(scan_of({"a": {8: 0.4}}), blob="a")
+    with pytest.raises(PlanError, match=r"judge different blobs \(a, b\)"):
+        MeasuredLosses([scan_of({"a": {8: 0.4}}), other], targets())
 
 
 @pytest.fixture
@@ -106,7 +123,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(scan: Scan | None) -> tuple[dict[str, Any], dict[str, Any]]:
     request = Request(1.4, block=4, methods=("pca",), seconds=30.0)
-    plan = plan_for_time(*filled(TEXT), request, scan=scan)
+    plan = plan_for_time(*filled(TEXT), request, scans=[scan] if scan else [])
     return {entry.layer: entry for entry in plan.layers}, plan.settings
 
 

@@ -187,7 +187,7 @@ def plan_for_time(
     spec: NetSpec | None = None,
     cache: str | None = None,
     progress: Callable[[str], None] | None = None,
-    scan: Scan | None = None,
+    scans: Sequence[Scan] = (),
 ) -> Plan:
     """A plan that reaches a measured speed-up with the least predicted error.
 
@@ -198,7 +198,7 @@ def plan_for_time(
         spec: the net to measure, with inputs; by default the net in the TEST phase.
         cache: JSON file of known times; None remembers nothing.
         progress: called with lines about the progress.
-        scan: measured errors, minimised instead of those of the weights; layers that it lacks
+        scans: measured errors, minimised instead of those of the weights; layers that they lack
             stay whole.
 
     Returns:
@@ -216,7 +216,7 @@ def plan_for_time(
     targets = _targets(measured_spec, found, stored.source)
     if not targets:
         raise PlanError(f"{record.origin or 'the net'}: has no layer that could be decomposed.")
-    measured = MeasuredLosses(scan, targets) if scan is not None else None
+    measured = MeasuredLosses(scans, targets) if scans else None
     if measured is not None:
         targets = {name: target for name, target in targets.items() if name in measured}
     allowance = Allowance(request.seconds)
@@ -291,7 +291,7 @@ def _settings(
         "measured_interval": [shown(measured.low), shown(measured.high)],
         "unstable": measured.unstable,
         "predicted_error": shown(error),
-        "errors": "weights" if scanned is None else f"measured at {scanned.scan.blob}",
+        "errors": "weights" if scanned is None else f"measured at {scanned.blob}",
         "block": request.block or channel_block(request.device),
         "machine": machine.cpu, "onnxruntime": machine.versions["onnxruntime"],
     }  # fmt: skip

@@ -132,8 +132,8 @@ def layer_entry(
     if option.what.label in times.unstable:
         reason += ", unstable"
     if measured is not None:
-        blob = measured.scan.blob
-        reason += f"; the scan expects a relative error of {math.sqrt(option.error):.3g} at {blob}"
+        error, blob = math.sqrt(option.error), measured.blob
+        reason += f"; the scan expects a relative error of {error:.3g} at {blob}"
     method, rank = option.what.method, option.what.rank
     made = fitted(target, method, rank, reason, spectra.get(method.name))
     return replace(made, ms_before=before, ms_after=shown(option.ms))
