@@ -281,3 +281,32 @@ def test_accuracy_against_time(folder: Path, capsys: Capture) -> None:
     result = call(capsys, "tradeoff", "alone.json", *given[3:])
     assert result.status == 1
     assert "wants the plan.json of a folder" in result.err
+
+
+def test_timed_plans_take_scans(folder: Path, capsys: Capture) -> None:
+    inputs("x.npz")
+    for method in ("pca", "spatial"):
+        assert call(capsys, "sensitivity", "net.prototxt", "net.caffemodel", "--data", "x.npz",
+                    "--method", method, "--layer", "conv1", "--save",
+                    f"{method}.json").status == 0  # fmt: skip
+    more = ("--target-speedup", 1.5, "--seconds", 1)
+    given = (
+        "plan",
+        "net.prototxt",
+        "net.caffemodel",
+        *more,
+        "--cache",
+        "times.json",
+        "-o",
+        "p.json",
+    )
+    scans = ("--sensitivity", "pca.json", "--sensitivity", "spatial.json")
+    made = call(capsys, *given, *scans, "--json").json
+    assert made["settings"]["errors"] == "measured at ip"
+    reasons = {entry["layer"]: entry["reason"] for entry in made["layers"]}
+    assert reasons["ip"] == "not in the sensitivity scan"
+    report = call(capsys, *DECOMPOSE, *more, "--sensitivity", "pca.json", "--json").json
+    assert report["measured"]["errors"] == "measured at ip"
+    result = call(capsys, *given, "--sensitivity", "net.prototxt")
+    assert result.status == 1
+    assert "is no sensitivity scan" in result.err
