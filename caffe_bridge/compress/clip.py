@@ -217,6 +217,7 @@ class RankClipper:
             if basis is not None:
                 bases[pair.lowrank] = bases[pair.linear] = (pair, basis)
         self.ranks.append((old.iteration, ranks))
+        old.tell("clip", ranks=ranks)
         if not bases:
             return False
         changes = ", ".join(

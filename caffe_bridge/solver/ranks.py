@@ -37,6 +37,9 @@ class Ranks:
         """Whether some rank asked to ``stop`` or for a ``snapshot``; the same on all ranks."""
         return mine
 
+    def rescue(self, solver: Solver) -> None:
+        """Save what can be saved when another rank is lost."""
+
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in the order of the ranks, on rank 0; None elsewhere."""
         return [value]
