@@ -86,7 +86,7 @@ def on_signals(
 @verb(
     """caffe-bridge train --solver solvers/lenet/solver.prototxt
     caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate
-    torchrun --nproc-per-node 2 -m -- caffe_bridge train --solver solver.prototxt --snapshot latest"""
+    torchrun --nproc-per-node 2 -m -- caffe_bridge train --solver solver.prototxt"""
 )
 @click.option("--solver", "solver_path", required=True, help="Solver prototxt.")
 @click.option("--weights", help="Caffemodels to start from, separated by commas.")
@@ -124,7 +124,7 @@ def command(
     clip_until: int, clip_except: str, keep_zeros: bool,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
-    from caffe_bridge.compress.clip import RankClipper
+    from caffe_bridge.compress.clip import RankClipper, clipped_before
     from caffe_bridge.net import RuntimeNet
     from caffe_bridge.solver import Solver
     from caffe_bridge.solver.distributed import start_team
@@ -179,6 +179,9 @@ def command(
                 made.gates.append(LossScale(made.net))
             return made
 
+        excepted = [name for name in clip_except.split(",") if name]
+        if clip_energy is not None and snapshot:
+            param = clipped_before(param, snapshot, excepted)
         solver = make(param)
         if snapshot:
             resume(solver, snapshot, exact=not caffe_resume)
@@ -195,7 +198,6 @@ def command(
         if clip_energy is None:
             solver.solve()
         else:
-            excepted = [name for name in clip_except.split(",") if name]
             solver = RankClipper(solver, make, clip_energy, clip_until, excepted).solve()
     if first:
         _report(solver, as_json)

@@ -14,6 +14,7 @@ import pytest
 from caffe_bridge.cli.caffe_flags import normalise
 from caffe_bridge.cli.runtime import Choice
 from caffe_bridge.cli.train import _solver_mode, on_signals
+from caffe_bridge.schema import load_weights
 from caffe_bridge.solver import Solver, read_solver
 from tests.cli.nets import SOLVER, call
 
@@ -231,6 +232,28 @@ def test_rank_clipping(folder: Path, capsys: Capture) -> None:
     refused = call(capsys, "train", "-solver", "solver.prototxt", "--clip-energy", "0.5")
     assert (refused.status, refused.out) == (1, "")
     assert "decompose the net first" in refused.err
+
+
+def test_a_clipped_run_goes_on_with_its_own_command(folder: Path, capsys: Capture) -> None:
+    assert call(capsys, "init", "train.prototxt", "-o", "w.caffemodel").status == 0
+    assert call(capsys, "decompose", "train.prototxt", "w.caffemodel", "-o", "low", "--ranks", "4",
+                "--no-onnx").status == 0  # fmt: skip
+    net = next(path for path in Path("low").rglob("*.prototxt"))
+    for name in ("whole", "parts"):
+        text = SOLVER.replace("train.prototxt", str(net)).replace('"snap"', f'"{name}"')
+        Path(f"{name}.prototxt").write_text(text.replace("max_iter: 6", "max_iter: 9"))
+    Path("first.prototxt").write_text(text.replace("max_iter: 6", "max_iter: 5"))
+    clip = ("--clip-energy", "0.5", "--quiet")
+    assert call(capsys, "train", "-solver", "whole.prototxt", *clip).status == 0
+    assert call(capsys, "train", "-solver", "first.prototxt", *clip).status == 0
+    assert list(Path().glob("parts_[1-3]_solver.prototxt"))
+    result = call(capsys, "train", "-solver", "parts.prototxt", *clip, "-snapshot", "latest")
+    assert result.status == 0, result.err
+    one, other = (load_weights(f"{name}_iter_9.caffemodel").blobs for name in ("whole", "parts"))
+    for layer, blobs in one.items():
+        for a, b in zip(blobs, other[layer], strict=True):
+            assert a is not None and b is not None
+            assert (a.array() == b.array()).all()
 
 
 @pytest.mark.parametrize(
