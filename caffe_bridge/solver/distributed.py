@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from caffe_bridge.errors import BridgeError, SolverError
+from caffe_bridge.errors import SolverError
 from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.solver.monitor import Monitor, RankLost
 from caffe_bridge.solver.ranks import Ranks
@@ -115,19 +115,13 @@ class Team(Ranks):
             dist.destroy_process_group()
 
     def rescue(self, solver: Solver) -> None:
-        """Snapshot the last finished iteration, on rank 0: another rank is lost.
+        """Snapshot the last finished iteration, on rank 0 and without asking the others.
 
-        All ranks have the same weights and history; the data goes on after the batch in which the
-        rank was lost. Runs that ask for no snapshots get none.
+        All ranks have the same weights and history.
         """
-        wanted = solver.param.snapshot or solver.param.snapshot_after_train
-        if self.rank or not wanted or solver.iteration == solver.safe_iteration:
-            return
-        solver.ranks = Ranks()
-        try:
-            solver.snapshot()
-        except BridgeError as failure:
-            solver.say(f"No snapshot of iteration {solver.iteration}: {failure}")
+        if self.rank == 0:
+            solver.ranks = Ranks()
+            solver.ranks.rescue(solver)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from caffe_bridge.errors import SchemaError, SolverError
+from caffe_bridge.errors import DataError, SchemaError, SolverError
 from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
@@ -20,7 +20,7 @@ from caffe_bridge.solver.collapse import CollapseGuard
 from caffe_bridge.solver.debug_info import debug_lines
 from caffe_bridge.solver.events import Listener, named_numbers, output_lines
 from caffe_bridge.solver.force import check_force, decay_at
-from caffe_bridge.solver.health import check_loss, check_weights, write_failed
+from caffe_bridge.solver.health import advice, check_loss, check_weights, write_failed
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
 from caffe_bridge.solver.monitor import RankLost
 from caffe_bridge.solver.nets import test_specs, train_spec
@@ -197,6 +197,10 @@ class Solver:
         except RankLost:
             self.ranks.rescue(self)
             raise
+        except DataError as error:
+            self.ranks.rescue(self)
+            text = f"iteration {self.iteration}: {error} {advice(self)}."
+            raise DataError(text) from error
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
         if self.ranks.agreed("stop", self.stop_requested):
