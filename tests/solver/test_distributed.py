@@ -132,6 +132,29 @@ def test_two_ranks_equal_one_process_with_twice_the_batch(name: str, trained: Pa
         assert np.abs(one - two).max() <= CLOSE * max(1.0, np.abs(one).max()), blob.layer
 
 
+def test_batch_norm_keeps_the_statistics_of_rank_0(folder: Path) -> None:
+    """Without --sync-bn, as Caffe: those of the items that rank 0 reads."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (COUNT, 3, 8, 8), np.uint8)
+    write_datums(folder / "even", images[::2], rng.integers(0, 5, COUNT)[::2])
+    text = (folder / "norm_3.prototxt").read_text().replace("crop_size: 6 mirror: true", "")
+    common = COMMON.format(folder=folder, net="NET", batch=3, name="NET").replace("0.05", "0")
+    for net, source in (("both", "db"), ("half", "even")):
+        (folder / f"{net}_3.prototxt").write_text(text.replace("/db'", f"/{source}'"))
+        solver = common.replace("max_iter: 20", "max_iter: 3").replace("NET", net)
+        (folder / f"{net}_3.solver").write_text(solver)
+    run = torchrun("-m", "caffe_bridge", "train", "--quiet", "--solver", folder / "both_3.solver")
+    alone = Solver(read_solver(folder / "half_3.solver"))
+    alone.solve()
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    one, two = (load_weights(folder / f"{name}_3_iter_3.caffemodel").blobs["bn"]
+                for name in ("half", "both"))  # fmt: skip
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine is not None and theirs is not None and np.abs(mine.array()).min() > 0
+        np.testing.assert_allclose(theirs.array(), mine.array(), rtol=1e-5)
+
+
 def test_resuming_with_two_ranks_is_exact_and_with_one_possible(trained: Path) -> None:
     solver = trained / "sgd_3.solver"
     state = trained / "sgd_3_iter_20.solverstate"
