@@ -134,7 +134,8 @@ def command(
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
     place, note = choice.place(), ""
-    if len(gpus := choice.gpus()) > 1 and "WORLD_SIZE" not in os.environ:
+    # A rank sees only the GPUs that the launching process chose.
+    if "WORLD_SIZE" not in os.environ and len(gpus := choice.gpus()) > 1:
         launch_ranks(gpus, click.get_current_context().obj)
     for path in filter(None, (log_path, jsonl)):
         check_output(path, solver_path)

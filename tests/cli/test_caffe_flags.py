@@ -139,7 +139,17 @@ def test_several_gpus_start_a_rank_each(
     ]  # fmt: skip
     assert environment["CUDA_VISIBLE_DEVICES"] == devices
     monkeypatch.setenv("WORLD_SIZE", str(count))
-    assert Choice(gpu=gpus).place() == "cuda"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    joined: list[str] = []
+
+    def start_team(place: str, *_more: object) -> None:
+        joined.append(place)
+        raise Replaced
+
+    monkeypatch.setattr("caffe_bridge.solver.distributed.start_team", start_team)
+    call(capsys, *command[command.index("caffe_bridge") + 1 :])
+    assert joined == ["cuda"]
+    assert len(started) == 1
 
 
 def test_the_first_of_several_gpus_tests_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
