@@ -231,7 +231,7 @@ class RankClipper:
         every = int(self.solver.param.test_interval)
         while self.solver.iteration < int(self.solver.param.max_iter):
             left = int(self.solver.param.max_iter) - self.solver.iteration
-            self.solver.step(min(every - self.solver.iteration % every, left))
+            self.solver.train(min(every - self.solver.iteration % every, left))
             if self.solver.stop_requested:
                 break
             at = self.solver.iteration

@@ -182,6 +182,23 @@ class Solver:
             self.say(line, "net.cpp:600")
         return loss
 
+    def train(self, iterations: int) -> None:
+        """As :meth:`step`; if the data or another rank fails, a snapshot is taken first.
+
+        Raises:
+            DataError: names the iteration and the snapshot.
+            RankLost: another rank is gone.
+        """
+        try:
+            self.step(iterations)
+        except RankLost:
+            self.ranks.rescue(self)
+            raise
+        except DataError as error:
+            self.ranks.rescue(self)
+            text = f"iteration {self.iteration}: {error} {advice(self)}."
+            raise DataError(text) from error
+
     def solve(self) -> None:
         """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
         every = int(self.param.snapshot)
@@ -192,15 +209,7 @@ class Solver:
         warn_idle_force(self)
         self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
         self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
-        try:
-            self.step(max(0, int(self.param.max_iter) - self.iteration))
-        except RankLost:
-            self.ranks.rescue(self)
-            raise
-        except DataError as error:
-            self.ranks.rescue(self)
-            text = f"iteration {self.iteration}: {error} {advice(self)}."
-            raise DataError(text) from error
+        self.train(max(0, int(self.param.max_iter) - self.iteration))
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
         if self.ranks.agreed("stop", self.stop_requested):
