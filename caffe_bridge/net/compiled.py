@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FunctionType
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 #: Layers that torch may not trace: user code, files, a count that each pass changes, and loops over
 #: time, of which it would compile every step.
-PLAIN = frozenset({"DetectionEvaluate", "HDF5Output", "LSTM", "MarginInnerProduct", "Python", "RNN"})
+PLAIN = frozenset(
+    {"DetectionEvaluate", "HDF5Output", "LSTM", "MarginInnerProduct", "Python", "RNN"}
+)
 _NUMBER = itertools.count()
 Batch = dict[str, Tensor]
 Pass = Callable[[Batch], tuple[Tensor, list[Tensor]]]
@@ -106,7 +109,10 @@ class CompiledPass:
         failure = None
         if piece.compiled:
             try:
-                made, found = piece.run({i: values[i] for i in piece.reads}, batch)
+                with warnings.catch_warnings():
+                    # Torch looks whether what comes from the layers before has a gradient.
+                    warnings.filterwarnings("ignore", "The .grad attribute", UserWarning)
+                    made, found = piece.run({i: values[i] for i in piece.reads}, batch)
             except BridgeError:
                 raise
             except Exception as error:

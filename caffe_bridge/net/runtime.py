@@ -112,9 +112,7 @@ class RuntimeNet(Net):
                 for blob in layer.blobs if layer.type_name in LOW else ():
                     blob.data = self._laid_out(blob.data)
         #: What a training step runs: the loss and the outputs of a batch.
-        self.forward_pass: Pass = (
-            CompiledPass(self, log) if runtime.compile else self.training_pass
-        )
+        self.forward_pass: Pass = CompiledPass(self, log) if runtime.compile else self.training_pass
 
     @property
     def static_gradients(self) -> bool:
@@ -166,9 +164,7 @@ class RuntimeNet(Net):
             values = super().run(batch)
         return self.results(values, verdicts)
 
-    def results(
-        self, values: list[Tensor], verdicts: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def results(self, values: list[Tensor], verdicts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """What a training pass gives, from all values and the verdicts so far."""
         weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]
         outputs = [values[v.index] for v in self.built.graph.outputs]

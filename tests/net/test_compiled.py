@@ -13,6 +13,7 @@ from torch import Tensor
 
 from caffe_bridge.errors import BackendError, DataError
 from caffe_bridge.graph import NetSpec, load_net, parse_net
+from caffe_bridge.layers.python import allow_python_layers
 from caffe_bridge.net import Net, Runtime, RuntimeNet
 from caffe_bridge.net.build import with_inputs
 from caffe_bridge.net.compiled import CompiledPass
@@ -41,13 +42,21 @@ layer { name: "side" type: "InnerProduct" bottom: "pool" top: "side" propagate_d
 layer { name: "side_loss" type: "SoftmaxWithLoss" bottom: "side" bottom: "label" top: "side_loss" }
 layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" }
 """
+SMALL = """
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
 DROPOUT = """
 layer { name: "drop" type: "Dropout" bottom: "pool" top: "pool"
   dropout_param { dropout_ratio: 0.5 } }
 """
-SHIFT = """
-layer { name: "shift" type: "Python" bottom: "pool" top: "pool"
-  python_param { module: "shift_layer" layer: "Shift" } }
+PYTHON = """
+layer { name: "twice" type: "Python" bottom: "pool" top: "twice"
+  python_param { module: "tests.layers.user_layers" layer: "Doubler" param_str: "2" } }
+layer { name: "half" type: "Power" bottom: "twice" top: "half" power_param { scale: 0.5 } }
+layer { name: "sum" type: "Eltwise" bottom: "half" bottom: "pool" top: "sum" }
 """
 
 
@@ -102,9 +111,7 @@ def same_blobs(one: Net, two: Net) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"channels_last": True}])
 @pytest.mark.parametrize("passes", [1, 2])
-def test_one_graph_and_the_numbers_of_the_plain_net(
-    settings: dict[str, Any], passes: int
-) -> None:
+def test_one_graph_and_the_numbers_of_the_plain_net(settings: dict[str, Any], passes: int) -> None:
     spec = parse_net(HEAD + CONV + END, "TRAIN")
     net, backend, lines = compiled(spec, **settings)
     other = plain(spec)
@@ -124,7 +131,7 @@ def test_low_precision_is_one_graph_too() -> None:
 def test_nets_of_one_process_compile_by_themselves() -> None:
     for size in (2, 3, 4):
         shapes = {"data": (size, 3, 8, 8), "label": (size,)}
-        net, backend, _ = compiled(with_inputs(parse_net(HEAD + CONV + END, "TRAIN"), shapes))
+        net, backend, _ = compiled(with_inputs(parse_net(HEAD + SMALL, "TRAIN"), shapes))
         step(net, feed(size=size))
         step(net, feed(2, size=size))
         assert backend.graphs == 1
@@ -157,68 +164,57 @@ def test_recipes_are_one_graph(name: str) -> None:
 
 
 def test_a_wrong_label_is_named_by_its_layer() -> None:
-    net, _, _ = compiled(parse_net(HEAD + CONV + END, "TRAIN"))
+    net, _, _ = compiled(parse_net(HEAD + SMALL, "TRAIN"))
     step(net, feed())
     batch = {**feed(), "label": torch.tensor([0.0, 1.0, 7.0, 2.0])}
     with pytest.raises(DataError, match=r"loss \(SoftmaxWithLoss\).*: label 7 is outside 0\.\.4"):
         step(net, batch)
 
 
-def test_python_layers_run_between_compiled_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "shift_layer.py").write_text(
-        "import caffe\n"
-        "class Shift(caffe.Layer):\n"
-        "    def setup(self, bottom, top):\n        pass\n"
-        "    def reshape(self, bottom, top):\n        top[0].reshape(*bottom[0].shape)\n"
-        "    def forward(self, bottom, top):\n        top[0].data[...] = bottom[0].data + 1\n"
-        "    def backward(self, top, propagate_down, bottom):\n"
-        "        bottom[0].diff[...] = top[0].diff\n",
-        encoding="utf-8",
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = parse_net(HEAD + CONV + SHIFT + END, "TRAIN")
+def test_python_layers_run_between_compiled_pieces(request: pytest.FixtureRequest) -> None:
+    before = allow_python_layers()
+    request.addfinalizer(lambda: allow_python_layers(before))
+    spec = parse_net(HEAD + CONV + PYTHON + END.replace("pool", "sum"), "TRAIN")
     net, backend, lines = compiled(spec)
     other = plain(spec)
     assert train(net) == pytest.approx(train(other), abs=1e-5)
     same_blobs(net, other)
     assert backend.graphs == 2
-    assert len(lines) == 1 and "1 of 12 layers run as they are" in lines[0]
-    assert "shift (Python)" in lines[0] and "in 2 pieces" in lines[0]
+    assert len(lines) == 1 and "1 of 14 layers run as they are" in lines[0]
+    assert "twice (Python)" in lines[0] and "in 2 pieces" in lines[0]
 
 
 def test_what_torch_cannot_trace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = parse_net(HEAD + CONV + END, "TRAIN")
+    spec = parse_net(HEAD + SMALL, "TRAIN")
     net, backend, lines = compiled(spec)
-    pool = net.layer("pool")
-    forward = type(pool).forward
+    relu = net.layer("relu")
+    forward = type(relu).forward
 
     def looks(self: Any, x: Tensor) -> Tensor:
         return forward(self, x if float(x.detach().sum()) > -1e30 else -x)
 
-    monkeypatch.setattr(type(pool), "forward", looks)
+    monkeypatch.setattr(type(relu), "forward", looks)
     assert train(net) == pytest.approx(train(plain(spec)), abs=1e-5)
     assert backend.graphs == 2
-    assert len(lines) == 1 and "pool (Pooling)" in lines[0]
+    assert len(lines) == 1 and "relu (ReLU)" in lines[0]
 
 
 def test_a_changing_number_does_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = parse_net(HEAD + CONV + END, "TRAIN")
+    spec = parse_net(HEAD + SMALL, "TRAIN")
     net, backend, lines = compiled(spec)
     relu = net.layer("relu")
     forward = type(relu).forward
 
     def counts(self: Any, x: Tensor) -> Tensor:
-        self.passes = getattr(self, "passes", 0) + 1
-        return forward(self, x) * (1.0 if self.passes else 2.0)
+        self.passes += 1
+        return forward(self, x) / self.passes
 
     monkeypatch.setattr(type(relu), "forward", counts)
     monkeypatch.setattr(type(relu), "carried", ("passes",))
-    relu.passes = 1
-    assert train(net, 14) == pytest.approx(train(plain(spec), 14), abs=1e-4)
-    assert backend.graphs <= 12
-    assert len(lines) == 1 and "relu (ReLU)" in lines[0]
+    monkeypatch.setattr(type(relu), "passes", 0, raising=False)
+    assert train(net, 12) == pytest.approx(train(plain(spec), 12), abs=1e-5)
+    assert backend.graphs <= 10
+    assert len(lines) == 1 and "1 of 4 layers" in lines[0] and "relu (ReLU)" in lines[0]
 
 
 def test_a_missing_compiler_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
