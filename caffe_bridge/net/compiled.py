@@ -135,11 +135,12 @@ class CompiledPass:
             able.append(one.compiled and _numbers(layer) == before)
         pieces = [self._piece(nodes, kind, self.backend) for nodes, kind in _runs(able)]
         plain = [self._label(index) for index, kind in enumerate(able) if not kind]
-        self._say(
-            f"{len(plain)} of {len(able)} layers run as they are, torch cannot trace them: "
-            f"{', '.join(plain[:5])}{', ...' if len(plain) > 5 else ''}; the others are compiled "
-            f"in {sum(piece.compiled for piece in pieces)} pieces"
-        )
+        if plain:
+            self._say(
+                f"{len(plain)} of {len(able)} layers run as they are, torch cannot trace them: "
+                f"{', '.join(plain[:5])}{', ...' if len(plain) > 5 else ''}; the others are "
+                f"compiled in {sum(piece.compiled for piece in pieces)} pieces"
+            )
         return pieces
 
     def _piece(self, nodes: range, compiled: bool, backend: str | Callable[..., Any]) -> Piece:
