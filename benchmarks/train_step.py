@@ -3,10 +3,11 @@
     python benchmarks/train_step.py [--nets lenet,alexnet] [--threads 2] [--rounds 15]
         [--seconds 15] [--clock cpu] [--device cpu] [--cuda-graph] [--json FILE]
 
-Every variant trains one and the same net on one fixed random batch, in turns within each round, so
-that a busy machine disturbs all alike; medians are compared. ``plain`` is zero_grad, forward,
-backward and ``torch.optim.SGD.step`` with the recipe's momentum, decay and multipliers. Both
-memory layouts are measured; the ratio is that of each side's faster one.
+Every variant trains one and the same net on one fixed random batch, in a drawn order within each
+round, so that neither a busy machine nor a neighbour in the order favours one; medians are
+compared. ``plain`` is zero_grad, forward, backward and ``torch.optim.SGD.step`` with the recipe's
+momentum, decay and multipliers. Both memory layouts are measured; the ratio is that of each side's
+faster one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -64,10 +66,10 @@ def make_solver(name: str, runtime: Runtime) -> Solver:
     forced = read_solver(REPO / "solvers" / name / "solver_force.prototxt")
     record.force_groups = forced.force_groups
     record.base_lr, record.random_seed, record.force_iter = 1e-4, 1, -1
-    random = torch.Generator().manual_seed(0)
+    drawn = torch.Generator().manual_seed(0)
     fed = {
-        "data": torch.randn(batch, *image, generator=random),
-        "label": torch.randint(0, classes, (batch,), generator=random).float(),
+        "data": torch.randn(batch, *image, generator=drawn),
+        "label": torch.randint(0, classes, (batch,), generator=drawn).float(),
     }
     shapes = {"data": (batch, *image), "label": (batch,)}
     return Solver(record, make_net=lambda s: FixedBatch(with_inputs(s, shapes), runtime, fed))
@@ -124,11 +126,11 @@ def measure(
         step()
     times: dict[str, list[float]] = {label: [] for label in variants}
     labels = list(variants)
-    end, number = time.perf_counter() + seconds, -1
-    while number + 1 < rounds or time.perf_counter() < end:
+    order, number = random.Random(0), 0
+    end = time.perf_counter() + seconds
+    while number < rounds or time.perf_counter() < end:
         number += 1
-        turn = labels if number % 2 == 0 else labels[::-1]
-        for label in turn:
+        for label in order.sample(labels, len(labels)):
             times[label].append(timed(variants[label], cuda, clock))
     result = {label: statistics.median(values) for label, values in times.items()}
     for label in ("ours", "Constant", "Degradation"):

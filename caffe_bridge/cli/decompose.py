@@ -48,7 +48,7 @@ def _read_json(path: str, kind: type, what: str) -> Any:
 
 
 #: Frozen here, so that help needs no import of what registers them.
-METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "tucker", "cp")
+METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "spatial_h", "tucker", "cp")
 #: Options that choose by measured time.
 _TIMED = {"target_speedup", "budget_ms"}
 RULES = ("energy", "norm", "error", "stable", "evbmf")

@@ -22,7 +22,7 @@ from caffe_bridge.cli.common import (
 if TYPE_CHECKING:
     from caffe_bridge.compress import Plan
 
-METHODS = ("pca", "weight_svd", "spatial", "tucker")
+METHODS = ("pca", "weight_svd", "spatial", "spatial_h", "tucker")
 #: Exit status under --strict where the target is not reached; everything is written all the same.
 NOT_REACHED = 3
 

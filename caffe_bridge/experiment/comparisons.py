@@ -14,9 +14,10 @@ Points = Sequence[tuple[float, float]]
 
 
 def _dense(document: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The row of a run, or of the kept strength of a kind."""
+    """The row of a run, of the kept strength of a kind, or of the first kept force ("force")."""
     for row in dense_rows(document):
-        if row["name"] == name or (row["kind"] == name and row["kept"]):
+        kept = row["kind"] and row["kept"] and name in (row["kind"], "force")
+        if row["name"] == name or kept:
             return row
     return None
 
@@ -27,7 +28,7 @@ def ours(document: dict[str, Any], key: str) -> str:
     Args:
         document: results.json.
         key: ``accuracy:``, ``error:``, ``ratio:`` or ``ranks:`` and a run (baseline, control) or
-            the kind of a kept force; ``tuned:`` and a low-rank net; "" for none.
+            the kind of a kept force or "force"; ``tuned:`` and a low-rank net; "" for none.
     """
     what, _, name = key.partition(":")
     if not key:
@@ -63,7 +64,7 @@ def _between(points: Points, ratio: float) -> float | None:
 
 
 def _curve(document: dict[str, Any], force_type: str) -> list[tuple[float, float]]:
-    """(ratio, accuracy) of the fixed, attracting strengths of a type, first seed, with control."""
+    """(ratio, accuracy) of a type's lasting, fixed, attracting forces, first seed, with control."""
     tables, results = document["results"]["ranks"]["tables"], document["results"]
     seed = document["seeds"][0]
     keys = [
@@ -73,7 +74,7 @@ def _curve(document: dict[str, Any], force_type: str) -> list[tuple[float, float
         or (
             run["solver"].get("force_type") == force_type
             and run["force_decay"] > 0
-            and run["solver"].get("force_decay_type", "fixed") == "fixed"
+            and not {"force_decay_type", "force_iter"} & set(run["solver"])
         )
     ]
     return [(tables[key]["ratio"], results[key]["accuracy"]) for key in keys]

@@ -23,6 +23,7 @@ from caffe_bridge.experiment.recipe import (
     test_batches,
 )
 from caffe_bridge.experiment.runs import (
+    PASSED_OVER,
     STARTS,
     Run,
     dense_keys,
@@ -78,7 +79,9 @@ class Reproduction:
             "data": str(self.data), "device": self.device, "tests": e.tests,
             "profile": e.profile, "channels_last": e.channels_last,
         }  # fmt: skip
-        return {**made, "deploy": self.deploy} if self.deploy else made
+        # Only what is given: stages of runs without them stay valid.
+        given = {"deploy": self.deploy, "batch": e.batch}
+        return made | {name: value for name, value in given.items() if value}
 
     def stages(self) -> list[Stage]:
         """All stages in order."""
@@ -94,9 +97,13 @@ class Reproduction:
             *timing.stages(),
         ]
 
-    def _train(self, solver: Record, weights: str) -> Results:
-        folder = write_solver(solver)
-        return self.trainer(Job(folder, weights, self.device, self.experiment.channels_last))
+    def _train(self, solver: Record, weights: str, seed: int) -> Results:
+        e = self.experiment
+        # Nets that start from the same weights and draw nothing would be equal for all seeds.
+        same = seed not in e.trained_seeds or (weights and self.weights)
+        job = Job(write_solver(solver), weights, self.device, e.channels_last,
+                  passed_over=PASSED_OVER * e.seeds.index(seed) if same else 0)  # fmt: skip
+        return self.trainer(job)
 
     def _note(self, part: str) -> dict[str, Any]:
         e = self.experiment
@@ -122,7 +129,7 @@ class Reproduction:
                 return {"weights": self.weights, "accuracy": accuracy, "iterations": 0,
                         "headline": f"given weights, test accuracy {accuracy:.2%}"}  # fmt: skip
             folder = key_of("baseline", seed)
-            return self._train(solver_for(self.experiment, "baseline", NET, folder, seed), "")
+            return self._train(solver_for(self.experiment, "baseline", NET, folder, seed), "", seed)
 
         return work
 
@@ -140,7 +147,7 @@ class Reproduction:
             folder = key_of(run.name, seed)
             solver = solver_for(self.experiment, "force", NET, folder, seed, **run.solver)
             found = adopted(solver, NET) if self.adopt else None
-            return found or self._train(solver, results[key_of("baseline", seed)]["weights"])
+            return found or self._train(solver, results[key_of("baseline", seed)]["weights"], seed)
 
         return work
 
@@ -162,7 +169,7 @@ class Reproduction:
         kept = [run.name for run in kept_forces(e)]
         note = {"energy": e.energy, "layers": self.layers, "recalibrate": e.recalibrate}
         for seed in e.seeds:
-            needs = tuple(key_of(name, seed) for name in (*STARTS, *kept))
+            needs = tuple(key_of(name, e.origin_of(seed)) for name in (*STARTS, *kept))
             made = f"decompose_s{seed}"
             yield Stage(made, f"decompose, seed {seed}", self._decompose(seed), note, needs)
             for name in variants_of(e):
@@ -174,7 +181,12 @@ class Reproduction:
         def work(results: Results) -> Results:
             net, energy = read_net(NET), self.experiment.energy
             others = {layer.name for layer in net.layer} - set(self.layers)
-            starts = {name: load_weights(results[key_of(name, seed)]["weights"]) for name in STARTS}
+            origin = self.experiment.origin_of(seed)
+
+            def trained(name: str) -> Any:
+                return load_weights(results[key_of(name, origin)]["weights"])
+
+            starts = {name: trained(name) for name in STARTS}
             made: Results = {}
 
             def write(name: str, plan: Plan, weights: Any) -> None:
@@ -189,7 +201,7 @@ class Reproduction:
             for name, weights in starts.items():
                 write(name, at_energy(weights), weights)
             for run in kept_forces(self.experiment):
-                forced = load_weights(results[key_of(run.name, seed)]["weights"])
+                forced = trained(run.name)
                 plan = at_energy(forced)
                 write(run.kind, plan, forced)
                 ranks = {entry.layer: entry.rank for entry in plan.decomposed()}
@@ -205,6 +217,6 @@ class Reproduction:
             start = results[f"decompose_s{seed}"]["nets"][name]
             net = f"{start['folder']}/{NET}"
             solver = solver_for(self.experiment, "finetune", net, start["folder"], seed)
-            return self._train(solver, start["weights"])
+            return self._train(solver, start["weights"], seed)
 
         return work

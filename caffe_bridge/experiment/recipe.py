@@ -33,12 +33,18 @@ def place_nets(experiment: Experiment, data: Path, deploy: str = "") -> None:
     for layer in net.layer:
         if layer.has("data_param"):
             layer.data_param.source = _found(layer.data_param.source, data, layer.name)
+            if experiment.batch and _only_train(layer):
+                layer.data_param.batch_size = experiment.batch
         if layer.has("transform_param") and layer.transform_param.has("mean_file"):
             mean = layer.transform_param.mean_file
             layer.transform_param.mean_file = _found(mean, data, layer.name)
     used = read_net(deploy or recipe / experiment.deploy)
     write_text(training_net(net, used) if deploy else net, NET)
     write_text(used, DEPLOY)
+
+
+def _only_train(layer: Record) -> bool:
+    return any(rule.phase == "TRAIN" for rule in layer.include)
 
 
 def _found(named: str, data: Path, layer: str) -> str:

@@ -18,7 +18,7 @@ from caffe_bridge.experiment.figures import (
     trade_off,
 )
 from caffe_bridge.experiment.page import RESULTS, Page, write_page
-from caffe_bridge.experiment.runs import tuned_key
+from caffe_bridge.experiment.runs import PASSED_OVER, tuned_key
 from caffe_bridge.experiment.speed import SPEED, speed_page
 from caffe_bridge.experiment.summary import (
     Rows,
@@ -153,6 +153,7 @@ def _facts(document: dict[str, Any]) -> list[str]:
         f"Written by caffe_bridge {settings['version']}; profile {settings['profile']}.",
         f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
         f" Ranks keep {e['energy']:.0%} of the weights' squared norm.",
+        *_special(e, document["seeds"], bool(settings["weights"])),
         f"{sum(seconds.values()) / 60:.1f} minutes in {len(seconds)} stages, added up; training on "
         f"{settings['device']}.",
         *(
@@ -162,6 +163,21 @@ def _facts(document: dict[str, Any]) -> list[str]:
         *told,
         conditions(_bench(document)),
     ]
+
+
+def _special(experiment: dict[str, Any], seeds: list[int], given: bool) -> list[str]:
+    # Files written before these entries existed do not hold them.
+    told = []
+    if count := experiment.get("dense_seeds", 0):
+        first = ", ".join(map(str, seeds[:count]))
+        told.append(f"Dense nets were trained with seed {first} only; other seeds fine-tune them.")
+    if len(seeds) > 1 and (given or count):
+        told.append(
+            f"Seeds that share their weights begin {PASSED_OVER} batches of the data apart."
+        )
+    if batch := experiment.get("batch", 0):
+        told.append(f"Training batches of {batch} pictures instead of the recipe's.")
+    return told
 
 
 def _fields(fields: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ from caffe_bridge.experiment.spec import Experiment
 
 #: Where a low-rank net may start beside the force nets.
 STARTS = ("baseline", "control")
+#: Batches by which the training data of seeds that share their weights lie apart.
+PASSED_OVER = 170
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def runs_of(experiment: Experiment) -> list[Run]:
 
 def dense_keys(experiment: Experiment) -> list[tuple[str, int]]:
     """(run, seed) of every dense net, in the order in which they are trained."""
-    keys = [("baseline", seed) for seed in experiment.seeds]
+    keys = [("baseline", seed) for seed in experiment.trained_seeds]
     for run in runs_of(experiment):
-        seeds = experiment.seeds if run.kept else experiment.seeds[:1]
+        seeds = experiment.trained_seeds if run.kept else experiment.seeds[:1]
         keys += [(run.name, seed) for seed in seeds]
     return keys
 

@@ -24,7 +24,9 @@ it is null. ``schedule`` replaces fields of a part's solver; its steps belong to
 filters apart (the paper's discrimination). ``goal``: a force net is to stay ``within`` this share
 of accuracy of the baseline or the control, at a mean rank ratio ``lower`` by this share (``points``
 false) or by this many hundredths (true). Optional, beside ``schedule``: ``channels_last`` (NHWC in
-memory), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
+memory), ``batch`` (pictures of a training batch, instead of the recipe's), ``dense_seeds`` (how
+many seeds train baseline, control and force nets; the others fine-tune, from the nets of the
+first), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
 ``paper_ranks`` (published ranks of the layers by net, "full" first), ``paper_points`` (published
 mean rank ratio and accuracy by net), and ``profiles``, whose entries replace those of the file.
 ``ours`` in a row of ``paper`` names our number: see
@@ -104,6 +106,8 @@ class Experiment:
     paper_points: dict[str, list[float]]
     schedule: dict[str, dict[str, Any]]
     channels_last: bool
+    batch: int
+    dense_seeds: int
     recalibrate: int
     #: Lengths in the file, to which the steps of ``schedule`` belong.
     full: dict[str, int]
@@ -111,6 +115,15 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """All but the folder, as JSON values."""
         return {k: v for k, v in json.loads(json.dumps(asdict(self))).items() if k != "folder"}
+
+    @property
+    def trained_seeds(self) -> tuple[int, ...]:
+        """Seeds with which dense nets are trained."""
+        return self.seeds[: self.dense_seeds or None]
+
+    def origin_of(self, seed: int) -> int:
+        """The seed of the dense nets that this seed's low-rank nets are made of."""
+        return seed if seed in self.trained_seeds else self.seeds[0]
 
     def scaled(self, factor: float, seeds: int | None = None) -> Experiment:
         """The same with shorter (or longer) training, and fewer seeds.
@@ -125,8 +138,8 @@ class Experiment:
 
 
 _OPTIONAL: dict[str, Any] = {
-    "schedule": {}, "channels_last": False, "recalibrate": 0, "paper_ranks": {},
-    "paper_points": {}, "profiles": {},
+    "schedule": {}, "channels_last": False, "batch": 0, "dense_seeds": 0, "recalibrate": 0,
+    "paper_ranks": {}, "paper_points": {}, "profiles": {},
 }  # fmt: skip
 _REQUIRED = set(Experiment.__dataclass_fields__) - {"folder", "profile", "full", *_OPTIONAL}
 
@@ -210,8 +223,8 @@ def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
         paper_ranks={k: [int(x) for x in v] for k, v in data["paper_ranks"].items()},
         paper_points={k: [float(x) for x in v] for k, v in data["paper_points"].items()},
         schedule={part: dict(fields) for part, fields in data["schedule"].items()},
-        channels_last=bool(data["channels_last"]), recalibrate=int(data["recalibrate"]),
-        full=lengths,
+        channels_last=bool(data["channels_last"]), batch=int(data["batch"]),
+        dense_seeds=int(data["dense_seeds"]), recalibrate=int(data["recalibrate"]), full=lengths,
     )  # fmt: skip
 
 
@@ -255,7 +268,7 @@ def _check(found: Path, made: Experiment) -> None:
         problems.append(f"paper_ranks wants {len(made.layers)} ranks of each net")
     if any(len(point) != 2 for point in made.paper_points.values()):
         problems.append("paper_points wants a mean rank ratio and an accuracy of each net")
-    if made.recalibrate < 0:
-        problems.append("recalibrate must be 0 or more")
+    if min(made.recalibrate, made.batch, made.dense_seeds) < 0:
+        problems.append("recalibrate, batch and dense_seeds must be 0 or more")
     if problems:
         raise SchemaError(f"{found}: {'; '.join(problems)}; correct the file.")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,6 +39,7 @@ class Job:
         channels_last: keep images as NHWC in memory.
         place: folder to which the paths are relative.
         title: what the progress is called; the folder when "".
+        passed_over: batches of the training data that are not used at the start.
     """
 
     folder: str
@@ -47,6 +48,7 @@ class Job:
     channels_last: bool = False
     place: str = "."
     title: str = ""
+    passed_over: int = 0
 
 
 def write_solver(solver: Record) -> str:
@@ -62,7 +64,7 @@ class _Curves:
 
     def __init__(self, job: Job, text: str) -> None:
         self.path = Path(job.folder) / _CURVES
-        parts = [text, job.weights, job.device, str(job.channels_last)]
+        parts = [text, job.weights, job.device, str(job.channels_last), str(job.passed_over)]
         if job.weights:
             parts.append(hashlib.sha256(Path(job.weights).read_bytes()).hexdigest())
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -119,8 +121,8 @@ def train(job: Job, progress: Progress) -> dict[str, Any]:
         total = int(engine.param.max_iter)
         if again and snapshots(engine.param.snapshot_prefix):
             resume_newest(engine, engine.param.snapshot_prefix)
-        elif job.weights:
-            engine.net.load(job.weights)
+        else:
+            _start(engine, job)
         curves.cut(engine.iteration)
         window: list[float] = []
 
@@ -151,6 +153,13 @@ def train(job: Job, progress: Progress) -> dict[str, Any]:
         "losses": curves.losses, "accuracies": curves.scores, "iterations": total,
         "headline": f"test accuracy {accuracy:.2%}",
     }  # fmt: skip
+
+
+def _start(engine: Solver, job: Job) -> None:
+    if job.weights:
+        engine.net.load(job.weights)
+    for _ in range(job.passed_over):
+        cast(RuntimeNet, engine.net).read()
 
 
 def _engine(job: Job, solver: Record) -> Solver:

@@ -163,6 +163,7 @@ def test_registry() -> None:
         "kmeans",
         "pca",
         "spatial",
+        "spatial_h",
         "svd",
         "tucker",
         "weight_svd",

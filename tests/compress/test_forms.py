@@ -26,7 +26,7 @@ REFUSED = {
 }
 for _axes, _case in ((1, "one_axis"), (3, "three_axes")):
     REFUSED["spatial"][_case] = f"needs two spatial axes, found {_axes}"
-REFUSED["cp"] = REFUSED["spatial"]
+REFUSED["cp"] = REFUSED["spatial_h"] = REFUSED["spatial"]
 
 
 def target_of(text: str) -> Target:
@@ -44,11 +44,12 @@ def test_convolution(case: str, method: str) -> None:
     check_decomposition(text, shape, method, slack=SLACK.get(method, 1e-5))
 
 
+@pytest.mark.parametrize("method", ["spatial", "spatial_h"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_spatial_of_a_depthwise_layer(stride: int) -> None:
+def test_spatial_of_a_depthwise_layer(stride: int, method: str) -> None:
     shape = (2, 4, 6, 7)
     param = f"num_output: 4 kernel_size: 3 group: 4 pad: 1 stride: {stride}"
-    check_decomposition(net_text(shape, CONV.format(f"{param} {GAUSS}")), shape, "spatial")
+    check_decomposition(net_text(shape, CONV.format(f"{param} {GAUSS}")), shape, method)
 
 
 @pytest.mark.parametrize("method", ["pca", "svd", "kmeans", "weight_svd", "tucker", "cp"])
@@ -62,7 +63,7 @@ def test_depthwise_layers_are_refused(method: str) -> None:
     assert make_plan(record, weights, ranks=[], method=method).layers[0].whole
 
 
-@pytest.mark.parametrize("method", ["kmeans", "weight_svd", "spatial", "tucker", "cp"])
+@pytest.mark.parametrize("method", ["kmeans", "weight_svd", "spatial", "spatial_h", "tucker", "cp"])
 def test_fully_connected_layers_are_refused(method: str) -> None:
     target = target_of(net_text((2, 6), FC.format(f"num_output: 4 {GAUSS}")))
     assert decomposition(method).refusal(target)

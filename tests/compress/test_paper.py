@@ -53,4 +53,7 @@ def test_aligned_ranks(net: Net) -> None:
     assert [[f.rank for f in v.forms.values()] for v in made] == [
         [8, 40, 150, 160, 120],
         [16, 64, 160, 160, 128],
+        [16, 64, 160, 160, 128],
     ]
+    names = [f.method.name for f in made[2].forms.values()]
+    assert names == ["spatial_h", "spatial_h", "pca", "pca", "pca"]

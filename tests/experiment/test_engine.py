@@ -242,3 +242,21 @@ def test_stored_weights_are_read_once_written(place: Path) -> None:
         stored = load_weights(place / "out" / net["weights"])
         assert stored.blobs
         assert 0 <= net["accuracy"] <= 1
+
+
+def test_a_batch_of_its_own_and_seeds_that_only_fine_tune(place: Path) -> None:
+    write_recipes(place / "recipes2", sweep=ONE, seeds=[1, 2], dense_seeds=1, batch=8)
+    assert call(place, "tuned", "--recipes", str(place / "recipes2")) == 0
+    found = document(place / "tuned")
+    results = found["results"]
+    assert "control_s2" not in results and "baseline_s2" not in results
+    assert (
+        results["decompose_s2"]["nets"]["Constant"]["ranks"]
+        == (results["decompose_s1"]["nets"]["Constant"]["ranks"])
+    )
+    assert results["finetune_Constant_s1"]["losses"] != results["finetune_Constant_s2"]["losses"]
+    net = read_net(place / "tuned" / "train_test.prototxt")
+    sizes = {x.include[0].phase: x.data_param.batch_size for x in net.layer if x.type == "Data"}
+    assert sizes["TRAIN"] == 8 and sizes["TEST"] != 8
+    page = (place / "tuned" / "report.md").read_text()
+    assert "with seed 1 only" in page and "batches of 8 pictures" in page

@@ -43,6 +43,20 @@ def kernel_refusal(target: Target, name: str) -> str:
     return ""
 
 
+def unfolded(weight: np.ndarray) -> np.ndarray:
+    """T [C kh, N kw] of a weight (N, C, kh, kw)."""
+    filters, channels, height, width = weight.shape
+    return weight.transpose(1, 2, 0, 3).reshape(channels * height, filters * width)
+
+
+def separated(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """A weight (N, C, kh, kw) as (rank, C, kh, 1) and (N, rank, 1, kw)."""
+    filters, channels, height, width = weight.shape
+    left, right = split(unfolded(weight), rank, 0.5)
+    across = right.reshape(rank, filters, width).transpose(1, 0, 2)
+    return left.T.reshape(rank, channels, height, 1), across[:, :, None, :]
+
+
 @register("spatial")
 class Spatial(Decomposition):
     """Vertical and horizontal kernels from the SVD of the weight between their axes."""
@@ -55,8 +69,7 @@ class Spatial(Decomposition):
 
     def unfold(self, weight: np.ndarray) -> np.ndarray:
         """T [C / g * kh, N / g * kw]."""
-        filters, channels, height, width = weight.shape
-        return weight.transpose(1, 2, 0, 3).reshape(channels * height, filters * width)
+        return unfolded(weight)
 
     def records(self, layer: Record, rank: Rank) -> list[Record]:
         """NAME_v and NAME_h."""
@@ -66,14 +79,8 @@ class Spatial(Decomposition):
     def blobs(self, target: Target, rank: Rank) -> list[list[np.ndarray]]:
         """Weights of both layers."""
         each = total(rank) // target.group
-        height, width = target.kernel
-        vertical, horizontal = [], []
-        for part in groups(target.blob, target.group):
-            left, right = split(self.unfold(part), each, 0.5)
-            vertical.append(left.T.reshape(each, target.shape[0], height, 1))
-            across = right.reshape(each, len(part), width).transpose(1, 0, 2)
-            horizontal.append(across[:, :, None, :])
-        return chain_blobs(target, [np.concatenate(vertical), np.concatenate(horizontal)])
+        parts = [separated(part, each) for part in groups(target.blob, target.group)]
+        return chain_blobs(target, [np.concatenate(links) for links in zip(*parts, strict=True)])
 
     def macs(
         self, target: Target, rank: Rank, inputs: Sequence[int], outputs: Sequence[int]

@@ -15,7 +15,7 @@ from caffe_bridge.compress.decompose import Decomposition, Rank, decomposition
 from caffe_bridge.compress.target import Target
 
 #: Forms that are tried, in this order.
-FORMS = ("pca", "weight_svd", "spatial", "tucker")
+FORMS = ("pca", "weight_svd", "spatial", "spatial_h", "tucker")
 #: Multiples of the block in the grid; above the last one every step is a fifth.
 _MULTIPLES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 #: Shares of the largest ranks that are tried for both sides of tucker.
@@ -66,6 +66,13 @@ def _pairs(most: tuple[int, ...], step: int) -> list[Rank]:
     return [*pairs]
 
 
+def _is_double(name: str, target: Target) -> bool:
+    """Whether another form does the same work on maps of the same sizes."""
+    if name == "weight_svd":
+        return set(target.kernel) == {1}
+    return name == "spatial_h" and set(target.window.stride) == {1}
+
+
 def forms_of(target: Target, block: int, methods: Sequence[str] = FORMS) -> dict[str, list[Form]]:
     """Forms worth timing, by method, ranks rising.
 
@@ -78,7 +85,7 @@ def forms_of(target: Target, block: int, methods: Sequence[str] = FORMS) -> dict
     made: dict[str, list[Form]] = {}
     for name in methods:
         method = decomposition(name)
-        if method.refusal(target) or (name == "weight_svd" and set(target.kernel) == {1}):
+        if method.refusal(target) or _is_double(name, target):
             continue
         most = method.max_rank(target.blob, target.group)
         if isinstance(most, int):

@@ -154,6 +154,17 @@ def alexnet_target(net: Net, name: str) -> Target:
     return Target(record, zeros, shape[1:], group, np.zeros(shape[0], np.float32))
 
 
+def _turned(forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The same ranks, separable kernels in the other order; empty where there are none."""
+    other = decomposition("spatial_h")
+    if all(form.method.name != "spatial" for form in forms.values()):
+        return {}
+    return {
+        name: Form(other, form.rank) if form.method.name == "spatial" else form
+        for name, form in forms.items()
+    }
+
+
 def _variants(rows: Sequence[PaperNet], net: Net, block: int) -> list[_Variant]:
     """Every row with ranks at those ranks, and at ranks rounded up where that changes one."""
     made = []
@@ -171,6 +182,8 @@ def _variants(rows: Sequence[PaperNet], net: Net, block: int) -> list[_Variant]:
             made.append(_Variant(row, row.name, False, published))
         if rounded and rounded != published:
             made.append(_Variant(row, f"{row.name}, aligned", True, rounded))
+            if turned := _turned(rounded):
+                made.append(_Variant(row, f"{row.name}, aligned, 1 x kw first", True, turned))
     return made
 
 

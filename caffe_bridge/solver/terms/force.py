@@ -14,6 +14,7 @@ from caffe_bridge.solver.force import (
     decay_at,
     is_plain,
 )
+from caffe_bridge.solver.force_small import SmallForces, is_small
 from caffe_bridge.solver.rows import same_layout
 from caffe_bridge.solver.terms.base import TERMS, Term
 
@@ -32,6 +33,7 @@ class Force(Term):
             for index, blob in enumerate(self.blobs)
             if blob.force_mult and blob.value.ndim >= 2
         ]
+        self.small: dict[int, SmallForces] = {}
 
     def active(self) -> bool:
         """Whether any blob is forced."""
@@ -43,11 +45,28 @@ class Force(Term):
         if not decay:
             return
         power = POWERS[self.solver.force_type] if is_plain(self.solver) else None
-        inside = bool(self.solver.force_groups)
+        strengths = {i: decay * self.blobs[i].force_mult for i in self.forced}
+        small = None if power is None else self._small(weights, power)
+        done = small.add(grads, strengths) if small else ()
         for index in self.forced:
+            if index in done:
+                continue
             blob, gradient, weight = self.blobs[index], grads[index], weights[index]
             if power is None or not same_layout(gradient, weight):
                 add_force(self.solver, blob, gradient, decay)
-                continue
-            groups = blob.group if inside else 1
-            add_plain(gradient, weight, power, groups, decay * blob.force_mult)
+            else:
+                add_plain(gradient, weight, power, self._groups(index), strengths[index])
+
+    def _groups(self, index: int) -> int:
+        return self.blobs[index].group if self.solver.force_groups else 1
+
+    def _small(self, weights: Sequence[Tensor], power: int) -> SmallForces | None:
+        """Those that can be computed together; made again when weights move in memory."""
+        found = self.small.get(power)
+        if found is None or not found.fits(weights):
+            groups = {i: self._groups(i) for i in self.forced}
+            few = {i: weights[i] for i, n in groups.items() if is_small(weights[i], n, power)}
+            if not few:
+                return None
+            found = self.small[power] = SmallForces(few, groups, power)
+        return found
