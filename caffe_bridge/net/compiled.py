@@ -7,6 +7,7 @@ size depends on them) runs as it is; the layers before, between and after such l
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import warnings
@@ -74,6 +75,7 @@ class CompiledPass:
         self, net: RuntimeNet, log: Sink, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
         self.net, self.log, self.backend = net, log, backend
+        logging.getLogger("torch._dynamo.convert_frame").addFilter(_told_apart)
         self.pieces: list[Piece] = []
         self.whole: Pass | None = None
         if not any(map(_plain, net.built.layers)):
@@ -206,6 +208,13 @@ def _runs(able: list[bool]) -> Iterator[tuple[range, bool]]:
             start = end
 
 
+def _told_apart(record: logging.LogRecord) -> bool:
+    """Drop torch's long account of a recompilation limit; the log has a line for it."""
+    return not str(record.msg).startswith("torch._dynamo hit config")
+
+
 def _reason(error: Exception) -> str:
+    if "LimitHit" in type(error).__name__:
+        return "something in them changes with every pass"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -137,6 +137,13 @@ def test_nets_of_one_process_compile_by_themselves() -> None:
         assert backend.graphs == 1
 
 
+def test_other_batch_sizes_share_one_more_graph() -> None:
+    net, backend, lines = compiled(parse_net(HEAD + SMALL, "TRAIN"))
+    for size in (4, 2, 3, 5, 4):
+        step(net, feed(size=size))
+    assert backend.graphs == 2 and not lines
+
+
 def test_dropout_draws_anew_in_every_pass() -> None:
     spec = parse_net(HEAD + CONV + DROPOUT + END, "TRAIN")
     net, backend, lines = compiled(spec)
@@ -199,7 +206,10 @@ def test_what_torch_cannot_trace_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(lines) == 1 and "relu (ReLU)" in lines[0]
 
 
-def test_a_changing_number_does_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_changing_number_does_not_compile_for_ever(
+    declared: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     spec = parse_net(HEAD + SMALL, "TRAIN")
     net, backend, lines = compiled(spec)
     relu = net.layer("relu")
@@ -210,11 +220,14 @@ def test_a_changing_number_does_not_compile_for_ever(monkeypatch: pytest.MonkeyP
         return forward(self, x) / self.passes
 
     monkeypatch.setattr(type(relu), "forward", counts)
-    monkeypatch.setattr(type(relu), "carried", ("passes",))
+    monkeypatch.setattr(type(relu), "carried", ("passes",) if declared else ())
     monkeypatch.setattr(type(relu), "passes", 0, raising=False)
-    assert train(net, 12) == pytest.approx(train(plain(spec), 12), abs=1e-5)
-    assert backend.graphs <= 10
-    assert len(lines) == 1 and "1 of 4 layers" in lines[0] and "relu (ReLU)" in lines[0]
+    steps = 12 if declared else 20
+    assert train(net, steps) == pytest.approx(train(plain(spec), steps), abs=1e-5)
+    assert backend.graphs <= (10 if declared else 16)
+    told = "relu (ReLU) at <text>:7" if declared else "changes with every pass"
+    assert len(lines) == 1 and told in lines[0]
+    assert "recompile_limit" not in capfd.readouterr().err
 
 
 def test_a_missing_compiler_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
