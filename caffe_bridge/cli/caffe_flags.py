@@ -10,13 +10,18 @@ are dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-VERBS = frozenset({"train", "test", "time", "device_query"})
-FLAGS = frozenset(
-    {"solver", "weights", "snapshot", "gpu", "iterations", "model", "phase", "level", "stage",
-     "sigint_effect", "sighup_effect"}
-)  # fmt: skip
+#: The tool's verbs, each with the flags that do something there; the tool takes all at each.
+VERBS: Mapping[str, frozenset[str]] = {
+    "train": frozenset(
+        {"solver", "weights", "snapshot", "gpu", "level", "stage", "sigint_effect", "sighup_effect"}
+    ),
+    "test": frozenset({"model", "weights", "gpu", "iterations", "level", "stage"}),
+    "time": frozenset({"model", "weights", "gpu", "iterations", "phase", "level", "stage"}),
+    "device_query": frozenset({"gpu"}),
+}
+FLAGS = frozenset().union(*VERBS.values())
 #: glog's flags: those that stand alone, and those with a value.
 SWITCHES = frozenset({"logtostderr", "alsologtostderr", "colorlogtostderr"})
 SETTINGS = frozenset({"log_dir", "minloglevel", "stderrthreshold", "v"})
@@ -61,8 +66,15 @@ def _split(tokens: Sequence[str]) -> list[tuple[str, list[str]]]:
     return parts
 
 
-def normalise(arguments: Sequence[str]) -> list[str]:
-    """Arguments in this tool's form; those of verbs that Caffe does not have are left alone."""
+def normalise(
+    arguments: Sequence[str], tell: Callable[[str], object] = lambda _text: None
+) -> list[str]:
+    """Arguments in this tool's form; those of verbs that Caffe does not have are left alone.
+
+    Args:
+        arguments: the command line.
+        tell: receives a sentence for each flag of the tool that the verb makes no use of.
+    """
     verb = next((i for i, token in enumerate(arguments) if not token.startswith("-")), None)
     if verb is not None:
         name = TOOLS.get(arguments[verb].removesuffix(".py").removesuffix(".bin"), arguments[verb])
@@ -78,6 +90,9 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     result += parts[place][1]
     for name, tokens in [*(p for p in parts[:place] if p[0]), *parts[place + 1 :]]:
         if name in SWITCHES or name in SETTINGS:
+            continue
+        if name and name not in VERBS[parts[place][1][0]]:
+            tell(f"{parts[place][1][0]} makes no use of -{name}; it is passed over, as in Caffe.")
             continue
         head = f"-{tokens[0]}" if name and not tokens[0].startswith("--") else tokens[0]
         result += [head, *tokens[1:]]

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from caffe_bridge.cli.common import json_option, print_json, verb
+from caffe_bridge.cli.runtime import gpu_numbers
 from caffe_bridge.errors import BackendError
 
 
@@ -20,10 +21,8 @@ def command(gpu: str, as_json: bool) -> None:
     import torch
 
     count = torch.cuda.device_count()
-    numbers = [str(i) for i in range(count)] if gpu == "all" else gpu.split(",")
-    if not all(number.isdecimal() for number in numbers):
-        raise click.UsageError(f"--gpu {gpu}: write numbers separated by commas, or all.")
-    if any(int(number) >= count for number in numbers):
+    numbers = list(range(count)) if gpu in ("all", "") else gpu_numbers(gpu)
+    if any(number >= count for number in numbers):
         raise BackendError(f"--gpu {gpu}: torch sees {count} CUDA devices here.")
     cpu = {
         "name": platform.processor() or platform.machine(),
@@ -32,7 +31,7 @@ def command(gpu: str, as_json: bool) -> None:
         "torch": torch.__version__,
     }
     devices: list[dict[str, Any]] = []
-    for number in map(int, numbers):
+    for number in numbers:
         found = torch.cuda.get_device_properties(number)
         devices.append(
             {

@@ -12,7 +12,7 @@ import click
 
 from caffe_bridge import __version__
 from caffe_bridge.cli.caffe_flags import normalise
-from caffe_bridge.cli.common import import_option
+from caffe_bridge.cli.common import import_option, warn
 from caffe_bridge.errors import BridgeError
 
 #: Verb -> (module, one-line help).
@@ -105,8 +105,11 @@ def cli(debug: bool, allow_python: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 good, 1 refused, 2 wrong usage)."""
     try:
-        given = normalise(sys.argv[1:] if arguments is None else arguments)
-        result = cli.main(args=given, prog_name="caffe-bridge", standalone_mode=False)  # fmt: skip
+        given = normalise(sys.argv[1:] if arguments is None else arguments, warn)
+        # A verb that starts itself again, once for each GPU, needs the whole command line.
+        result = cli.main(
+            args=list(given), prog_name="caffe-bridge", standalone_mode=False, obj=given
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

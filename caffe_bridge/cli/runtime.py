@@ -50,38 +50,52 @@ class Choice:
         return made
 
     def place(self) -> str:
-        """The device: ``cpu``, ``cuda`` or ``cuda:N``.
+        """The device: ``cpu``, ``cuda`` or ``cuda:N``; the first of several GPUs, as in Caffe.
 
         Raises:
             click.UsageError: both --device and --gpu, or neither's form.
-            BridgeError: no such device here, or several.
+            BridgeError: no such device here.
         """
-        if self.gpu is None:
+        if not self.gpu:
             check_device(self.device or "cpu")
             return self.device or "cpu"
         if self.device is not None:
             raise click.UsageError("--device and --gpu both name a device; give one of them.")
-        return _from_gpu(self.gpu)
+        if "WORLD_SIZE" in os.environ:
+            check_device("cuda")
+            return "cuda"
+        return f"cuda:{self.gpus()[0]}"
+
+    def gpus(self) -> list[int]:
+        """The numbers that --gpu names; none without it.
+
+        Raises:
+            click.UsageError: neither numbers nor ``all``.
+            BridgeError: no such GPU here.
+        """
+        import torch
+
+        if not self.gpu:
+            return []
+        count = torch.cuda.device_count()
+        numbers = list(range(count)) if self.gpu == "all" else gpu_numbers(self.gpu)
+        if not numbers or any(number >= count for number in numbers):
+            raise BackendError(
+                f"--gpu {self.gpu}: torch sees {count} CUDA devices here; use --device cpu."
+            )
+        return numbers
 
 
-def _from_gpu(text: str) -> str:
-    import torch
+def gpu_numbers(text: str) -> list[int]:
+    """``0,1`` as numbers.
 
-    count = torch.cuda.device_count()
-    numbers = [str(i) for i in range(count)] if text == "all" else text.split(",")
-    if not all(number.isdecimal() for number in numbers):
+    Raises:
+        click.UsageError: something else, or a number twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise click.UsageError(f"--gpu {text}: write numbers separated by commas, or all.")
-    if not numbers or any(int(number) >= count for number in numbers):
-        raise BackendError(f"--gpu {text}: torch sees {count} CUDA devices here; use --device cpu.")
-    if len(numbers) == 1:
-        return f"cuda:{numbers[0]}"
-    if "WORLD_SIZE" in os.environ:
-        return "cuda"
-    raise BackendError(
-        f"--gpu {text}: several GPUs take one process each; start CUDA_VISIBLE_DEVICES="
-        f"{','.join(numbers)} torchrun --nproc-per-node {len(numbers)} -m caffe_bridge train "
-        "--device cuda ..."
-    )
+    return [int(part) for part in parts]
 
 
 def check_device(device: str) -> None:

@@ -7,6 +7,7 @@ import click
 from caffe_bridge.cli.common import json_option, level_option, print_json, stage_option, verb
 from caffe_bridge.cli.runtime import Choice, runtime_options
 from caffe_bridge.errors import DataError
+from caffe_bridge.log import glog_line, stream_sink
 
 
 @verb("caffe-bridge test --model train_test.prototxt --weights net.caffemodel --iterations 100")
@@ -36,17 +37,24 @@ def command(
             )
     sums: dict[str, float] = {}
     loss = 0.0
-    for _ in range(iterations):
+    batch_line = stream_sink()
+    for batch in range(iterations):
         loss += net.evaluate()
         for name in net.outputs:
             values = net.fetch(name).reshape(-1).tolist()
             for index, value in enumerate(values):
                 key = name if len(values) == 1 else f"{name}[{index}]"
                 sums[key] = sums.get(key, 0.0) + value
+                if not as_json:
+                    batch_line(glog_line(f"Batch {batch}, {name} = {value:g}", "caffe.cpp:313"))
     means = {name: total / iterations for name, total in sums.items()}
     if as_json:
         print_json({"loss": loss / iterations, "outputs": means, "iterations": iterations})
         return
     click.echo(f"Loss: {loss / iterations:g}")
+    weights_of = net.built.loss_weights()
+    factors = {v.blob: weights_of.get(v.index, 0.0) for v in net.built.graph.outputs}
     for name, value in means.items():
-        click.echo(f"{name} = {value:g}")
+        factor = factors[name.partition("[")[0] if name not in factors else name]
+        part = f" (* {factor:g} = {factor * value:g} loss)" if factor else ""
+        click.echo(f"{name} = {value:g}{part}")

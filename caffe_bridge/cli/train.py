@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from caffe_bridge.cli.common import check_output, json_option, print_json, stage_option, verb
+from caffe_bridge.cli.launch import launch_ranks
 from caffe_bridge.cli.runtime import Choice, runtime_options
 from caffe_bridge.log import Sink, glog_line, stream_sink
 
@@ -84,7 +86,7 @@ def on_signals(
 @verb(
     """caffe-bridge train --solver solvers/lenet/solver.prototxt
     caffe-bridge train --solver solver.prototxt --snapshot snapshots/lenet_iter_5000.solverstate
-    torchrun --nproc-per-node 2 -m caffe_bridge train --solver solver.prototxt --snapshot latest"""
+    torchrun --nproc-per-node 2 -m -- caffe_bridge train --solver solver.prototxt"""
 )
 @click.option("--solver", "solver_path", required=True, help="Solver prototxt.")
 @click.option("--weights", help="Caffemodels to start from, separated by commas.")
@@ -122,7 +124,7 @@ def command(
     clip_until: int, clip_except: str, keep_zeros: bool,
 ) -> None:  # fmt: skip
     """Train a net as Caffe does; Ctrl-C stops after writing a snapshot."""
-    from caffe_bridge.compress.clip import RankClipper
+    from caffe_bridge.compress.clip import RankClipper, clipped_before
     from caffe_bridge.net import RuntimeNet
     from caffe_bridge.solver import Solver
     from caffe_bridge.solver.distributed import start_team
@@ -131,18 +133,26 @@ def command(
 
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
-    place = choice.place()
+    place, note = choice.place(), ""
+    # A rank sees only the GPUs that the launching process chose.
+    if "WORLD_SIZE" not in os.environ and len(gpus := choice.gpus()) > 1:
+        launch_ranks(gpus, click.get_current_context().obj)
     for path in filter(None, (log_path, jsonl)):
         check_output(path, solver_path)
     param = _parameters(solver_path, seed, level, stage)
+    if weights or snapshot:
+        param.weights = [weights] if weights else []
     if keep_zeros:
         param.keep_zeros = True
+    if not (choice.device or choice.gpu):
+        place, note = _solver_mode(param)
     if param.debug_info and (choice.compile or choice.cuda_graph):
         raise click.UsageError("debug_info needs every blob; leave --compile, --cuda-graph out.")
     ranks, place = start_team(place, sync_bn, rank_timeout)
     first = ranks.rank == 0
     terminal = Console(stderr=True)
-    sinks: list[Sink] = []
+    early: list[str] = []
+    sinks: list[Sink] = [early.append]
 
     def log(line: str) -> None:
         for sink in sinks:
@@ -155,6 +165,8 @@ def command(
             plain(line)
 
     plain = stream_sink(sys.stderr)
+    if note and first:
+        log(glog_line(note, "caffe.cpp:1"))
     with ExitStack() as stack:
         stack.enter_context(ranks)
         runtime = choice.runtime(place)
@@ -168,19 +180,17 @@ def command(
                 made.gates.append(LossScale(made.net))
             return made
 
+        excepted = [name for name in clip_except.split(",") if name]
+        if clip_energy is not None and snapshot:
+            param = clipped_before(param, snapshot, excepted)
         solver = make(param)
-        listed = [weights] if weights else [] if snapshot else list(param.weights)
-        given = [p for text in listed for p in text.split(",") if p and first]
-        missing = [solver.net.load(path) for path in given]
-        ranks.copy([blob.value for blob in solver.net.learnable])
         if snapshot:
             resume(solver, snapshot, exact=not caffe_resume)
         if log_path and first:
             stream = stack.enter_context(Path(log_path).open("a", encoding="utf-8"))
-            sinks.append(stream_sink(stream))
-        for name in missing[0] if missing else ():
-            if all(name in names for names in missing):
-                log(glog_line(f"No weights for layer {name}; its fillers stay", "net.cpp:1"))
+            sinks[:] = [stream_sink(stream)]
+            for line in early:
+                sinks[0](line)
         if first:
             _listen(solver, stack, jsonl, tensorboard)
         stack.callback(on_signals(solver, sigint, sighup))
@@ -189,7 +199,6 @@ def command(
         if clip_energy is None:
             solver.solve()
         else:
-            excepted = [name for name in clip_except.split(",") if name]
             solver = RankClipper(solver, make, clip_energy, clip_until, excepted).solve()
     if first:
         _report(solver, as_json)
@@ -207,6 +216,21 @@ def _parameters(path: str, seed: int | None, level: int | None, stages: Sequence
     for stage in stages:
         param.mutable("train_state").append("stage", stage)
     return param
+
+
+def _solver_mode(param: Record) -> tuple[str, str]:
+    """The device that the solver prototxt asks for, as Caffe's tool; a sentence if it is absent."""
+    import torch
+
+    if not param.has("solver_mode") or param.solver_mode != "GPU":
+        return "cpu", ""
+    number, count = int(param.device_id), torch.cuda.device_count()
+    if number >= count:
+        return "cpu", (
+            f"solver_mode: GPU asks for GPU {number}, torch sees {count} CUDA devices; training on "
+            "the CPU"
+        )
+    return ("cuda" if "WORLD_SIZE" in os.environ else f"cuda:{number}"), ""
 
 
 def _listen(solver: Solver, stack: ExitStack, jsonl: str | None, tensorboard: str | None) -> None:

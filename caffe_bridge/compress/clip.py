@@ -27,12 +27,14 @@ from torch import Tensor
 
 from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
 from caffe_bridge.compress.rank import check_ratio, rank_for
-from caffe_bridge.errors import PlanError
+from caffe_bridge.errors import PlanError, SchemaError
 from caffe_bridge.graph import NetSpec, read_net
 from caffe_bridge.net import LearnableBlob
-from caffe_bridge.schema import Record, upgrade_net, write_text
+from caffe_bridge.schema import Record, load_weights, upgrade_net, write_text
 from caffe_bridge.solver import Solver
-from caffe_bridge.solver.resume import rank_state, set_rank_state
+from caffe_bridge.solver.nets import train_spec
+from caffe_bridge.solver.resume import rank_state, set_rank_state, snapshots
+from caffe_bridge.solver.snapshot import read_state, weights_beside
 
 #: Solver type -> which of its history blocks are sums of gradients; the others are of squares.
 FIRST_MOMENTS: dict[str, tuple[bool, ...]] = {
@@ -147,12 +149,44 @@ def _rewritten(net: Record, ranks: dict[str, int]) -> Record:
     return made
 
 
+def clipped_before(param: Record, what: str, excepted: Collection[str] = ()) -> Record:
+    """The parameters with the net that a clipped run had when it took a snapshot.
+
+    So a run that was ended goes on with the very command that began it.
+
+    Args:
+        param: the parameters of the beginning.
+        what: a solverstate, ``latest``, or a snapshot prefix.
+        excepted: names of pairs that keep their rank.
+
+    Returns:
+        ``param`` itself where the ranks are those of its net, or nothing there can be read.
+    """
+    prefix = str(param.snapshot_prefix) if what == "latest" else what
+    pairs = find_pairs(train_spec(param), excepted)
+    for state in [what] if Path(what).is_file() else snapshots(prefix):
+        try:
+            blobs = load_weights(weights_beside(read_state(state).learned_net, state)).blobs
+        except SchemaError:
+            continue
+        shapes = {pair: next(iter(blobs.get(pair.lowrank, ())), None) for pair in pairs}
+        ranks = {p.name: b.shape[1 if p.transposed else 0] for p, b in shapes.items() if b}
+        path = Path(f"{param.snapshot_prefix}_{'_'.join(map(str, ranks.values()))}_net.prototxt")
+        if all(pair.rank == ranks.get(pair.name) for pair in pairs) or not path.is_file():
+            return param
+        made = param.copy()
+        made.clear("net_param")
+        made.net = str(path)
+        return made
+    return param
+
+
 class RankClipper:
     """Trains a solver and clips its low-rank pairs every ``test_interval`` iterations.
 
     At each clip that shrinks a rank it writes, beside the snapshots, a net and a solver prototxt
     and a caffemodel named ``<snapshot_prefix>_<ranks>...``, and a snapshot; the run resumes with
-    the new solver prototxt and that snapshot.
+    the new solver prototxt and that snapshot, or from what :func:`clipped_before` gives.
 
     Args:
         solver: the solver to start with.
@@ -197,10 +231,11 @@ class RankClipper:
         every = int(self.solver.param.test_interval)
         while self.solver.iteration < int(self.solver.param.max_iter):
             left = int(self.solver.param.max_iter) - self.solver.iteration
-            self.solver.step(min(every - self.solver.iteration % every, left))
+            self.solver.train(min(every - self.solver.iteration % every, left))
             if self.solver.stop_requested:
                 break
-            if self.until == -1 or self.solver.iteration <= self.until:
+            at = self.solver.iteration
+            if at % every == 0 and (self.until == -1 or at <= self.until):
                 self.clip()
         self.solver.solve()
         return self.solver
@@ -217,6 +252,7 @@ class RankClipper:
             if basis is not None:
                 bases[pair.lowrank] = bases[pair.linear] = (pair, basis)
         self.ranks.append((old.iteration, ranks))
+        old.tell("clip", ranks=ranks)
         if not bases:
             return False
         changes = ", ".join(

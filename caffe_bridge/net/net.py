@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Net(nn.Module):
         elif weights is not None:
             self.missing = copy_weights(self.built, weights)
         self.values: dict[str, Tensor] = {}
-        #: Whether a training pass keeps every value with its gradient in ``kept`` (debug_info).
+        #: Whether a pass keeps every value, with its gradient, in ``kept`` (debug_info).
         self.keep_diffs = False
         self.kept: list[Tensor] = []
 
@@ -193,6 +193,7 @@ class Net(nn.Module):
     def evaluate(self, feed: Mapping[str, Tensor] | None = None) -> float:
         """A forward pass without gradients; returns the total loss."""
         values = self.run(feed)
+        self.kept = values if self.keep_diffs else []
         self.values = {b: values[v.index] for b, v in self.built.graph.blobs().items()}
         return float(sum(float(values[i].sum()) * w for i, w in self.built.loss_weights().items()))
 
@@ -208,6 +209,6 @@ class Net(nn.Module):
         """
         return copy_weights(self.built, weights)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the weights as caffemodel (or .h5)."""
-        return save(self.built, path)
+    def save(self, path: str | os.PathLike[str], diffs: Sequence[Tensor] = ()) -> Path:
+        """Write the weights as caffemodel (or .h5), with a ``diff`` for each learnable blob."""
+        return save(self.built, path, diffs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from caffe_bridge.errors import WeightError
 from caffe_bridge.graph import net_record
@@ -139,10 +140,17 @@ def share_weights(built: Built, owner: Built) -> None:
             entry.value = by_name[entry.layer].blobs[entry.index]
 
 
-def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarray | None]]:
+def stored_arrays(
+    built: Built, shared: bool = True, instead: Mapping[int, Tensor] | None = None
+) -> dict[str, list[np.ndarray | None]]:
     """All learnable blobs by layer name; ``None`` for blobs owned elsewhere if not ``shared``.
 
     Of layers with one name the first that has blobs counts, as when weights are copied.
+
+    Args:
+        built: the net.
+        shared: whether shared blobs stand at every layer that uses them.
+        instead: tensors by the id of the parameter in whose place they stand.
     """
     result: dict[str, list[np.ndarray | None]] = {}
     first: dict[str, int] = {}
@@ -152,12 +160,24 @@ def stored_arrays(built: Built, shared: bool = True) -> dict[str, list[np.ndarra
             continue
         blobs = result.setdefault(layer.name, [])
         own = slot.owner == number
-        value = layer.blobs[slot.index].detach().cpu().numpy()
+        blob = layer.blobs[slot.index]
+        value = (blob if instead is None else instead[id(blob)]).detach().cpu().numpy()
         blobs.append(value if own or shared else None)
     return result
 
 
-def save(built: Built, path: str | os.PathLike[str]) -> Path:
-    """Write the net's weights: ``.caffemodel``, or HDF5 when the name ends in ``.h5``."""
+def save(built: Built, path: str | os.PathLike[str], diffs: Sequence[Tensor] = ()) -> Path:
+    """Write the net's weights: ``.caffemodel``, or HDF5 when the name ends in ``.h5``.
+
+    Args:
+        built: the net.
+        path: the file.
+        diffs: one tensor for each learnable blob, stored as its ``diff``; nothing by default.
+    """
     hdf5 = os.fspath(path).endswith(".h5")
-    return save_weights(path, net_record(built.spec), stored_arrays(built, shared=not hdf5))
+    beside: dict[str, list[np.ndarray | None]] = {}
+    if diffs:
+        pairs = zip(built.learnable, diffs, strict=True)
+        beside = stored_arrays(built, instead={id(blob.value): diff for blob, diff in pairs})
+    arrays = stored_arrays(built, shared=not hdf5)
+    return save_weights(path, net_record(built.spec), arrays, beside)

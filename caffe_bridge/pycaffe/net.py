@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.graph import NetSpec, load_net
@@ -230,10 +231,10 @@ class Net(BatchMethods):
         """
         self.load(path)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights."""
+    def save(self, path: str | os.PathLike[str], diffs: Sequence[Tensor] = ()) -> None:
+        """Write the weights, with a ``diff`` for each learnable blob where they are given."""
         self.executor.push()
-        save(self.built, path)
+        save(self.built, path, diffs)
 
     def share_with(self, other: Net) -> None:
         """Use the other net's learnable blobs for layers of the same name."""

@@ -7,7 +7,7 @@ Solver state: ``/iter``, ``/current_step``, ``/learned_net``, ``/history/<i>``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, list[StoredBlob | No
         return result
 
 
-def write_weights(
-    path: str | os.PathLike[str], layers: list[tuple[str, list[np.ndarray | None]]]
-) -> Path:
+#: Layer names with their blobs.
+Layers = Sequence[tuple[str, list[np.ndarray | None]]]
+
+
+def write_weights(path: str | os.PathLike[str], layers: Layers, diffs: Layers = ()) -> Path:
     """Write ``.caffemodel.h5``; ``None`` marks a blob stored at another layer (shared).
 
-    Of layers with one name the first is written.
+    Of layers with one name the first is written. ``diffs`` go to a group of that name, where Caffe
+    puts them too.
 
     Raises:
         SchemaError: a layer name that HDF5 takes for another place.
@@ -78,15 +81,20 @@ def write_weights(
                 "write a .caffemodel."
             )
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        data = file.create_group("data")
-        for name, blobs in layers:
-            group = data.require_group(name)
-            if any(isinstance(child, h5py.Dataset) for child in group.values()):
-                continue
-            for index, values in enumerate(blobs):
-                if values is not None:
-                    group.create_dataset(str(index), data=values)
+        _fill(file.create_group("data"), layers)
+        if diffs:
+            _fill(file.create_group("diff"), diffs)
     return Path(path)
+
+
+def _fill(place: h5py.Group, layers: Layers) -> None:
+    for name, blobs in layers:
+        group = place.require_group(name)
+        if any(isinstance(child, h5py.Dataset) for child in group.values()):
+            continue
+        for index, values in enumerate(blobs):
+            if values is not None:
+                group.create_dataset(str(index), data=values)
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.ndarray]]:

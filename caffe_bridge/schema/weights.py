@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def save_weights(
-    path: str | os.PathLike[str], net: Record, blobs: dict[str, list[np.ndarray | None]]
+    path: str | os.PathLike[str],
+    net: Record,
+    blobs: dict[str, list[np.ndarray | None]],
+    diffs: Mapping[str, list[np.ndarray | None]] | None = None,
 ) -> Path:
     """Write a caffemodel (or .caffemodel.h5 when the name ends in ``.h5``), whole or not at all.
 
@@ -67,15 +71,21 @@ def save_weights(
         path: target file.
         net: the NetParameter whose layers are stored beside their blobs, in order.
         blobs: arrays by layer name; ``None`` marks a shared blob stored at its owner (HDF5 only).
+        diffs: arrays to store as the blobs' ``diff``, in the same form.
     """
+    beside = diffs or {}
     if os.fspath(path).endswith(".h5"):
         layers = [(layer.name, blobs.get(layer.name, [])) for layer in net.layer]
-        return hdf5.write_weights(path, layers)
+        stored_diffs = [(layer.name, beside.get(layer.name, [])) for layer in net.layer]
+        return hdf5.write_weights(path, layers, stored_diffs if beside else ())
     stored = Record("NetParameter")
     if net.has("name"):
         stored.name = net.name
     for layer in net.layer:
         copy = layer.copy()
         copy.blobs = [make_blob(b) for b in blobs.get(layer.name, []) if b is not None]
+        for blob, values in zip(copy.blobs, beside.get(layer.name, []), strict=False):
+            if values is not None:
+                blob.diff = values.reshape(-1)
         stored.append("layer", copy)
     return write_binary(stored, path)

@@ -114,6 +114,15 @@ class Team(Ranks):
         if error is None:
             dist.destroy_process_group()
 
+    def rescue(self, solver: Solver) -> None:
+        """Snapshot the last finished iteration, on rank 0 and without asking the others.
+
+        All ranks have the same weights and history.
+        """
+        if self.rank == 0:
+            solver.ranks = Ranks()
+            solver.ranks.rescue(solver)
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         """Say which rank is lost when a collective fails."""

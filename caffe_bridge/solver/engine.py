@@ -6,12 +6,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from caffe_bridge.errors import SchemaError, SolverError
+from caffe_bridge.errors import DataError, SchemaError, SolverError
 from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
@@ -21,8 +20,9 @@ from caffe_bridge.solver.collapse import CollapseGuard
 from caffe_bridge.solver.debug_info import debug_lines
 from caffe_bridge.solver.events import Listener, named_numbers, output_lines
 from caffe_bridge.solver.force import check_force, decay_at
-from caffe_bridge.solver.health import check_loss, check_weights, write_failed
+from caffe_bridge.solver.health import advice, check_loss, check_weights, write_failed
 from caffe_bridge.solver.lr_policy import check_policy, current_step, learning_rate
+from caffe_bridge.solver.monitor import RankLost
 from caffe_bridge.solver.nets import test_specs, train_spec
 from caffe_bridge.solver.ranks import Ranks
 from caffe_bridge.solver.resume import (
@@ -33,6 +33,7 @@ from caffe_bridge.solver.resume import (
     side_path,
     write_side,
 )
+from caffe_bridge.solver.scoring import run_test
 from caffe_bridge.solver.snapshot import (
     State,
     check_history,
@@ -43,6 +44,7 @@ from caffe_bridge.solver.snapshot import (
     write_state,
 )
 from caffe_bridge.solver.solvable import SolvableNet
+from caffe_bridge.solver.start import check_writable, load_weights, make_folder, warn_idle_force
 from caffe_bridge.solver.terms import gradient_terms
 from caffe_bridge.solver.terms.decay import check_regularization
 from caffe_bridge.solver.updates import update_rule
@@ -85,6 +87,7 @@ class Solver:
                 net.to(device)
         for test_net in self.test_nets:
             share_weights(test_net.built, self.net.built)
+        load_weights(self)
         self._seed_data()
         self.iteration = 0
         self.step_index = 0
@@ -98,9 +101,12 @@ class Solver:
         self.gates: list[Callable[[Solver, list[Tensor]], bool]] = []
         self.listeners: list[Listener] = []
         self.guard = CollapseGuard(solver, self.net.learnable)
-        self.last_snapshot = ""
-        if isinstance(self.net, Net):
-            self.net.keep_diffs = bool(solver.debug_info)
+        self.last_snapshot, self.safe_iteration = "", 0
+        #: What the last update took off the weights; kept for ``snapshot_diff`` only.
+        self.updates: list[Tensor] = []
+        for net in self.test_nets:
+            if isinstance(net, Net):
+                net.keep_diffs = bool(solver.debug_info)
         self.loss = 0.0
         self.resumed = False
         self.recent: deque[float] = deque(maxlen=max(1, int(solver.average_loss)))
@@ -140,18 +146,18 @@ class Solver:
             self._clear_gradients()
             if self._test_due():
                 self.test_all()
+                if self.ranks.agreed("stop", self.stop_requested):
+                    break
             for callback in self.on_start:
                 callback(self)
+            display = bool(self.param.display) and self.iteration % int(self.param.display) == 0
             loss = 0.0
             for _ in range(max(1, int(self.param.iter_size))):
-                loss += self.net.forward_backward()
-                if self.param.debug_info and isinstance(self.net, Net):
-                    for line in debug_lines(self.net):
-                        self.say(line, "net.cpp:600")
+                loss += self._pass(display and bool(self.param.debug_info))
             self.loss = loss / max(1, int(self.param.iter_size))
             check_loss(self)
             self.recent.append(self.loss)
-            if self.param.display and self.iteration % self.param.display == 0:
+            if display:
                 now = time.monotonic()
                 self._display(now - started, self.iteration - since)
                 started, since = now, self.iteration
@@ -167,14 +173,43 @@ class Solver:
                 self.snapshot_requested = False
                 self.snapshot()
 
+    def _pass(self, debug: bool) -> float:
+        if not isinstance(self.net, Net):
+            return self.net.forward_backward()
+        self.net.keep_diffs = debug
+        loss = self.net.forward_backward()
+        for line in debug_lines(self.net) if debug else ():
+            self.say(line, "net.cpp:600")
+        return loss
+
+    def train(self, iterations: int) -> None:
+        """As :meth:`step`; if the data or another rank fails, a snapshot is taken first.
+
+        Raises:
+            DataError: names the iteration and the snapshot.
+            RankLost: another rank is gone.
+        """
+        try:
+            self.step(iterations)
+        except RankLost:
+            self.ranks.rescue(self)
+            raise
+        except DataError as error:
+            self.ranks.rescue(self)
+            text = f"iteration {self.iteration}: {error} {advice(self)}."
+            raise DataError(text) from error
+
     def solve(self) -> None:
         """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
         every = int(self.param.snapshot)
         if every or self.param.snapshot_after_train:
             self._prefix()
+            if self.ranks.rank == 0:
+                check_writable(self.param)
+        warn_idle_force(self)
         self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
         self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
-        self.step(max(0, int(self.param.max_iter) - self.iteration))
+        self.train(max(0, int(self.param.max_iter) - self.iteration))
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
         if self.ranks.agreed("stop", self.stop_requested):
@@ -210,7 +245,11 @@ class Solver:
     def apply_update(self) -> None:
         """Clip, normalise, regularise, force, update: SGDSolver::ApplyUpdate's order."""
         solver, blobs = self.param, self.net.learnable
-        self.step_index = current_step(solver, self.iteration, self.step_index)
+        step = current_step(solver, self.iteration, self.step_index)
+        if solver.lr_policy == "multistep" and step != self.step_index:
+            self.say(f"MultiStep Status: Iteration {self.iteration}, step = {step}",
+                     "sgd_solver.cpp:60")  # fmt: skip
+        self.step_index = step
         rate = learning_rate(solver, self.iteration, self.step_index)
         if solver.display and self.iteration % solver.display == 0:
             self.say(f"Iteration {self.iteration}, lr = {rate:g}", "sgd_solver.cpp:112")
@@ -230,6 +269,7 @@ class Solver:
         rates = [rate * blob.lr_mult for blob in blobs]
         updates = self.rule.apply(solver, grads, self.history, rates, self.iteration)
         torch._foreach_sub_(weights, updates)
+        self.updates = updates if solver.snapshot_diff else []
         for term in self.terms:
             term.project(weights, self.iteration)
 
@@ -239,8 +279,8 @@ class Solver:
             return
         norm = float(torch.stack(torch._foreach_norm(grads)).norm())
         if norm > limit:
-            self.say(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g})",
-                     "sgd_solver.cpp:95")  # fmt: skip
+            self.say(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) "
+                     f"by scale factor {limit / norm:g}", "sgd_solver.cpp:95")  # fmt: skip
             torch._foreach_mul_(grads, limit / norm)
 
     def _display(self, seconds: float, iterations: int) -> None:
@@ -255,13 +295,14 @@ class Solver:
             step = current_step(self.param, self.iteration, self.step_index)
             rate = learning_rate(self.param, self.iteration, step)
             outputs = {v.blob: self.net.fetch(v.blob) for v in self.net.built.graph.outputs}
-            self._tell("display", loss=average, lr=rate, outputs=named_numbers(outputs))
+            self.tell("display", loss=average, lr=rate, outputs=named_numbers(outputs))
 
     def _warn(self) -> None:
         for line in self.guard.warnings():
             self.say(line, "solver.cpp:250")
 
-    def _tell(self, kind: str, **more: object) -> None:
+    def tell(self, kind: str, **more: object) -> None:
+        """Send an event to the listeners."""
         for listener in self.listeners:
             listener({"event": kind, "iteration": self.iteration, **more})
 
@@ -272,28 +313,9 @@ class Solver:
             For each test net the mean of every output; vectors give ``name[i]``.
         """
         self.test_iteration = self.iteration
-        self.test_results = [self._test(index) for index in range(len(self.test_nets))]
+        self.test_results = [run_test(self, index) for index in range(len(self.test_nets))]
         self._warn()
         return self.test_results
-
-    def _test(self, index: int) -> dict[str, float]:
-        net = self.test_nets[index]
-        batches = max(1, int(self.param.test_iter[index]))
-        self.say(f"Iteration {self.iteration}, Testing net (#{index})", "solver.cpp:337")
-        sums: dict[str, Tensor] = {}
-        loss = 0.0
-        for _ in range(batches):
-            loss += net.evaluate()
-            for value in net.built.graph.outputs:
-                got = net.fetch(value.blob).detach().double()
-                sums[value.blob] = sums[value.blob] + got if value.blob in sums else got
-        if self.param.test_compute_loss:
-            self.say(f"Test loss: {loss / batches:g}", "solver.cpp:395")
-        for line in output_lines(net.built, lambda name: sums[name] / batches):
-            self.say("    Test net output #" + line, "solver.cpp:404")
-        means = named_numbers({name: total / batches for name, total in sums.items()})
-        self._tell("test", net=index, outputs=means)
-        return means
 
     def snapshot(self) -> str:
         """Write caffemodel, side file and solverstate; returns the solverstate's path.
@@ -311,13 +333,7 @@ class Solver:
         if everyone is None:
             return state
         check_weights(self)
-        try:
-            Path(weights).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SolverError(
-                f"{self.param.where()}: cannot make the folder of snapshot_prefix "
-                f"'{self.param.snapshot_prefix}' ({error.strerror})."
-            ) from error
+        make_folder(self.param)
         kind = "HDF5" if use_hdf5 else "binary proto"
         self.say(f"Snapshotting to {kind} file {weights}", "solver.cpp:454")
         history = [h.cpu().numpy() for block in self.history for h in block]
@@ -325,19 +341,25 @@ class Solver:
         files: list[str | os.PathLike[str]] = [weights, side_path(state), state]
         try:
             with atomic_paths(files) as (new_weights, new_side, new_state):
-                self.net.save(new_weights)
+                self.net.save(new_weights, self._diffs())
                 write_side(new_side, self, everyone)
                 write_state(new_state, State(self.iteration, self.step_index, weights, history))
         except (OSError, RuntimeError, SchemaError) as error:
             raise write_failed(self, state, error) from error
-        self.last_snapshot = state
-        self._tell("snapshot", path=state)
+        self.last_snapshot, self.safe_iteration = state, self.iteration
+        self.tell("snapshot", path=state)
         return state
 
     def _prefix(self) -> str:
         if not self.param.snapshot_prefix:
             raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
         return str(self.param.snapshot_prefix)
+
+    def _diffs(self) -> list[Tensor]:
+        """What ``snapshot_diff`` stores beside the weights: the last update, as in Caffe."""
+        if not self.param.snapshot_diff:
+            return []
+        return self.updates or [torch.zeros_like(blob.value) for blob in self.net.learnable]
 
     @torch.no_grad()
     def restore(self, path: str | os.PathLike[str], exact: bool = True) -> None:
@@ -365,7 +387,7 @@ class Solver:
             self.net.load(weights_beside(state.learned_net, path))
         restore_history(state, history)
         self.iteration, self.step_index = state.iteration, state.step
-        self.last_snapshot = os.fspath(path)
+        self.last_snapshot, self.safe_iteration = os.fspath(path), self.iteration
         if found is not None:
             check_side(side, self, found)
             apply_side(side, self, found)

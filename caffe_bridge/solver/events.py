@@ -1,13 +1,15 @@
 """Records of a training for machines: JSON lines and TensorBoard.
 
-An event is a mapping with ``event`` ("display", "test" or "snapshot") and ``iteration``; display
-adds ``loss`` (averaged over average_loss iterations), ``lr`` and ``outputs``, test adds ``net`` and
-``outputs``, snapshot adds ``path``.
+An event is a mapping with ``event`` ("display", "test", "snapshot" or "clip") and ``iteration``;
+display adds ``loss`` (averaged over average_loss iterations), ``lr`` and ``outputs``, test adds
+``net``, ``outputs`` and, with test_compute_loss, ``loss``, snapshot adds ``path``, clip the new
+``ranks`` by layer.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -43,6 +45,13 @@ def named_numbers(blobs: Mapping[str, Tensor]) -> dict[str, float]:
     return numbers
 
 
+def _plain(value: Any) -> Any:
+    """The value in strict JSON, which knows no NaN: ``null`` stands for it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class JsonLines:
     """Writes one JSON object a line and flushes it."""
 
@@ -51,12 +60,12 @@ class JsonLines:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Write an event."""
-        self.stream.write(json.dumps(event) + "\n")
+        self.stream.write(json.dumps(_plain(event)) + "\n")
         self.stream.flush()
 
 
 class TensorBoard:
-    """Writes scalars: ``train/loss``, ``train/lr``, ``train/OUTPUT`` and ``test0/OUTPUT``.
+    """Writes ``train/loss``, ``train/lr``, ``train/OUTPUT``, ``test0/OUTPUT`` and ``ranks/PAIR``.
 
     Args:
         folder: where the event files go.
@@ -79,6 +88,8 @@ class TensorBoard:
         """Write an event's numbers; snapshots have none."""
         group = f"test{event['net']}" if event["event"] == "test" else "train"
         numbers = {name: event[name] for name in ("loss", "lr") if name in event}
+        if event["event"] == "clip":
+            group, numbers = "ranks", event["ranks"]
         for name, value in {**event.get("outputs", {}), **numbers}.items():
             self.writer.add_scalar(f"{group}/{name}", value, event["iteration"])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from caffe_bridge.errors import BridgeError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,6 +38,19 @@ class Ranks:
     def agreed(self, what: str, mine: bool) -> bool:
         """Whether some rank asked to ``stop`` or for a ``snapshot``; the same on all ranks."""
         return mine
+
+    def rescue(self, solver: Solver) -> None:
+        """Snapshot the last finished iteration: training cannot go on.
+
+        Runs that ask for no snapshots get none. The data goes on after the batch that was begun.
+        """
+        wanted = solver.param.snapshot or solver.param.snapshot_after_train
+        if not wanted or solver.iteration == solver.safe_iteration:
+            return
+        try:
+            solver.snapshot()
+        except BridgeError as failure:
+            solver.say(f"No snapshot of iteration {solver.iteration}: {failure}")
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in the order of the ranks, on rank 0; None elsewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -28,8 +29,8 @@ class SolvableNet(Protocol):
     def fetch(self, blob: str) -> Tensor:
         """A blob's values after the last pass."""
 
-    def save(self, path: str | os.PathLike[str]) -> object:
-        """Write the weights."""
+    def save(self, path: str | os.PathLike[str], diffs: Sequence[Tensor] = ()) -> object:
+        """Write the weights, with a ``diff`` for each learnable blob where they are given."""
 
     def load(self, weights: str | os.PathLike[str]) -> list[str]:
         """Copy weights by layer name."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_bridge.cli.caffe_flags import normalise
-from caffe_bridge.cli.train import on_signals
+from caffe_bridge.cli.runtime import Choice
+from caffe_bridge.cli.train import _solver_mode, on_signals
+from caffe_bridge.schema import load_weights
 from caffe_bridge.solver import Solver, read_solver
 from tests.cli.nets import SOLVER, call
 
@@ -48,6 +52,14 @@ def test_train_and_test_in_one_dash_form(folder: Path, capsys: Capture) -> None:
                   "-iterations", "3")  # fmt: skip
     assert result.status == 0
     assert "accuracy = " in result.out
+    loss = re.search(r"^loss = (\S+) \(\* 1 = (\S+) loss\)$", result.out, re.MULTILINE)
+    assert loss is not None and loss[1] == loss[2]
+    batches = re.findall(r"\] Batch (\d), (\w+) = (\S+)$", result.err, re.MULTILINE)
+    assert [(number, name) for number, name, _ in batches] == [
+        (str(i), name) for i in range(3) for name in ("accuracy", "loss")
+    ]
+    mean = sum(float(value) for _, name, value in batches if name == "loss") / 3
+    assert float(loss[1]) == pytest.approx(mean, rel=1e-4)
 
 
 def test_jsonl_seed_and_runtime_flags(folder: Path, capsys: Capture) -> None:
@@ -95,13 +107,104 @@ def test_refusals(
     assert message in result.err.splitlines()[-1]
 
 
-def test_several_gpus_need_torchrun(
+@pytest.mark.parametrize(
+    ("gpus", "seen", "devices"),
+    [("0,1", None, "0,1"), ("all", None, "0,1,2,3"), ("1,3", "4,5,6,7", "5,7")],
+)
+def test_several_gpus_start_a_rank_each(
+    gpus: str, seen: str | None, devices: str, folder: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class Replaced(Exception):  # noqa: N818 - stands for the end of this process
+        pass
+
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(_program: str, command: list[str], environment: dict[str, str]) -> None:
+        started.append((command, environment))
+        raise Replaced
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("os.execve", execve)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    call(capsys, "train", "-solver", "solver.prototxt", f"-gpu={gpus}")
+    ((command, environment),) = started
+    count = len(devices.split(","))
+    assert command[1:] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m",
+        "--", "caffe_bridge", "train", "--solver", "solver.prototxt", f"--gpu={gpus}",
+    ]  # fmt: skip
+    assert environment["CUDA_VISIBLE_DEVICES"] == devices
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    joined: list[str] = []
+
+    def start_team(place: str, *_more: object) -> None:
+        joined.append(place)
+        raise Replaced
+
+    monkeypatch.setattr("caffe_bridge.solver.distributed.start_team", start_team)
+    call(capsys, *command[command.index("caffe_bridge") + 1 :])
+    assert joined == ["cuda"]
+    assert len(started) == 1
+
+
+def test_the_first_of_several_gpus_tests_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert Choice(gpu="2,0").place() == "cuda:2"
+    assert Choice(gpu="all").place() == "cuda:0"
+    assert Choice(gpu="").place() == "cpu"
+
+
+def test_launched_ranks_train(folder: Path) -> None:
+    """What -gpu 0,1 becomes, on two CPU ranks: it trains, and the status comes back."""
+    code = (
+        "import sys; from caffe_bridge.cli.launch import launch_ranks; "
+        "launch_ranks([0, 1], ['train', '--quiet', '--log', 'log', '--solver', sys.argv[1]])"
+    )
+    for solver, status in (("solver.prototxt", 0), ("gone.prototxt", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, solver], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == status, done.stderr
+    assert Path("snap_iter_6.solverstate").is_file()
+    assert "Training with 2 ranks" in Path("log").read_text()
+    assert Path("log").read_text().count("Optimization Done.") == 1
+
+
+def test_solver_mode_chooses_the_device(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    Path("g.prototxt").write_text(SOLVER + "solver_mode: GPU device_id: 1\n")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    result = call(capsys, "train", "-solver", "solver.prototxt", "-gpu", "0,1")
-    assert result.status == 1
-    assert "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2" in result.err
+    assert _solver_mode(read_solver("g.prototxt")) == ("cuda:1", "")
+    assert _solver_mode(read_solver("solver.prototxt")) == ("cpu", "")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    result = call(capsys, "train", "-solver", "g.prototxt", "--log", "log")
+    assert result.status == 0
+    note = "solver_mode: GPU asks for GPU 1, torch sees 0 CUDA devices; training on the CPU"
+    assert note in result.err and note in Path("log").read_text()
+    assert note not in call(capsys, "train", "-solver", "g.prototxt", "--device", "cpu").err
+
+
+def test_flags_without_use_are_passed_over(folder: Path, capsys: Capture) -> None:
+    """Caffe's tool takes every flag with every verb."""
+    result = call(capsys, "train", "-solver", "solver.prototxt", "-iterations", "3", "--phase=TEST",
+                  "--quiet")  # fmt: skip
+    assert result.status == 0
+    assert result.err.splitlines() == [
+        "warning: train makes no use of -iterations; it is passed over, as in Caffe.",
+        "warning: train makes no use of -phase; it is passed over, as in Caffe.",
+    ]
+    assert result.out.startswith("iteration 6, ")
+    result = call(capsys, "test", "-model", "train.prototxt", "-weights", "snap_iter_6.caffemodel",
+                  "-phase", "TEST", "-solver=x", "-iterations", "1", "-gpu=")  # fmt: skip
+    assert result.status == 0, result.err
 
 
 def test_compile_and_debug_info_exclude_each_other(folder: Path, capsys: Capture) -> None:
@@ -111,7 +214,8 @@ def test_compile_and_debug_info_exclude_each_other(folder: Path, capsys: Capture
     assert "debug_info needs every blob" in result.err
     result = call(capsys, "train", "-solver", "d.prototxt")
     assert result.status == 0
-    assert "[Backward] Layer conv1, param blob 0 diff: " in result.err
+    assert result.err.count("[Backward] Layer conv1, param blob 0 diff: ") == 3
+    assert "[Forward] Layer accuracy, top blob accuracy data: " in result.err
 
 
 def test_weights_of_the_solver_prototxt(folder: Path, capsys: Capture) -> None:
@@ -138,6 +242,28 @@ def test_rank_clipping(folder: Path, capsys: Capture) -> None:
     refused = call(capsys, "train", "-solver", "solver.prototxt", "--clip-energy", "0.5")
     assert (refused.status, refused.out) == (1, "")
     assert "decompose the net first" in refused.err
+
+
+def test_a_clipped_run_goes_on_with_its_own_command(folder: Path, capsys: Capture) -> None:
+    assert call(capsys, "init", "train.prototxt", "-o", "w.caffemodel").status == 0
+    assert call(capsys, "decompose", "train.prototxt", "w.caffemodel", "-o", "low", "--ranks", "4",
+                "--no-onnx").status == 0  # fmt: skip
+    net = next(path for path in Path("low").rglob("*.prototxt"))
+    for name in ("whole", "parts"):
+        text = SOLVER.replace("train.prototxt", str(net)).replace('"snap"', f'"{name}"')
+        Path(f"{name}.prototxt").write_text(text.replace("max_iter: 6", "max_iter: 9"))
+    Path("first.prototxt").write_text(text.replace("max_iter: 6", "max_iter: 5"))
+    clip = ("--clip-energy", "0.5", "--quiet")
+    assert call(capsys, "train", "-solver", "whole.prototxt", *clip).status == 0
+    assert call(capsys, "train", "-solver", "first.prototxt", *clip).status == 0
+    assert list(Path().glob("parts_[1-3]_solver.prototxt"))
+    result = call(capsys, "train", "-solver", "parts.prototxt", *clip, "-snapshot", "latest")
+    assert result.status == 0, result.err
+    one, other = (load_weights(f"{name}_iter_9.caffemodel").blobs for name in ("whole", "parts"))
+    for layer, blobs in one.items():
+        for a, b in zip(blobs, other[layer], strict=True):
+            assert a is not None and b is not None
+            assert (a.array() == b.array()).all()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from caffe_bridge.cli.train import on_signals
+from caffe_bridge.schema import load_weights
 from caffe_bridge.solver import Solver, read_solver
 from tests.cli.nets import BODY, LOSS, SOLVER, call
 
@@ -83,6 +84,30 @@ def test_weights_of_two_files(folder: Path, capsys: Capture) -> None:
     result = call(capsys, "train", "--solver", "zero.prototxt", "--weights", "a.caffemodel")
     assert "No weights for layer ip; its fillers stay" in result.err
     assert "No weights for layer conv1" not in result.err
+
+
+def test_weights_reach_layers_that_only_test(folder: Path, capsys: Capture) -> None:
+    """Caffe copies the weights into every net, and takes spaces beside the commas."""
+    own = BODY.replace('"conv1"', '"only"').replace('bottom: "only"', 'bottom: "data"')
+    own = own[: own.index("layer {", 10)].rstrip()[:-1] + "include { phase: TEST } }\n"
+    Path("train.prototxt").write_text(Path("train.prototxt").read_text() + own)
+    head = Path("train.prototxt").read_text().split("layer {")[1]
+    for name, body in {"a": BODY, "b": own.replace("include { phase: TEST }", "")}.items():
+        Path(f"{name}.prototxt").write_text(f"layer {{{head}{body}")
+        assert call(capsys, "init", f"{name}.prototxt", "-o", f"{name}.caffemodel").status == 0
+    param = read_solver("solver.prototxt")
+    param.weights = ["a.caffemodel , b.caffemodel"]
+    lines: list[str] = []
+    solver = Solver(param, log=lines.append)
+    assert not [line for line in lines if "No weights" in line]
+    (blob, *_) = [b for b in solver.test_nets[0].learnable if b.layer == "only"]
+    want = load_weights("b.caffemodel").blobs["only"][0]
+    assert want is not None
+    assert np.array_equal(blob.value.detach(), want.array())
+    result = call(capsys, "train", "-solver", "solver.prototxt", "--weights", "a.caffemodel",
+                  "--log", "log")  # fmt: skip
+    assert result.status == 0, result.err
+    assert "No weights for layer only; its fillers stay" in Path("log").read_text()
 
 
 def test_resume_goes_on_where_it_stopped(folder: Path, capsys: Capture) -> None:

@@ -133,6 +133,14 @@ def test_every_solver_goes_on_with_every_policy(tmp_path: Path, kind: str) -> No
         assert first or all(bool((h >= 0).all()) for h in block)
 
 
+def test_no_clip_between_tests(tmp_path: Path) -> None:
+    param = setting(tmp_path)
+    param.max_iter = 6
+    made = clipper(param, 0.7)
+    assert made.solve().iteration == 6
+    assert [i for i, _ in made.ranks] == [4]
+
+
 def test_files_of_a_clip(tmp_path: Path) -> None:
     made = clipper(setting(tmp_path, "snapshot_format: HDF5"), 0.7)
     made.solver.step(4)

@@ -106,3 +106,23 @@ def test_random_seed_repeats_fillers() -> None:
         caffe.set_random_seed(5)
         made.append(np.array(caffe.Net(path, caffe.TRAIN).params["ip"][0].data))
     np.testing.assert_array_equal(made[0], made[1])
+
+
+def test_weights_and_diffs_of_the_solver_prototxt(solver: caffe.PySolver) -> None:
+    """The solver copies the files of ``weights``; with ``snapshot_diff`` it stores updates too."""
+    solver.step(3)
+    solver.snapshot()
+    more = "weights: 'model_iter_3.caffemodel' snapshot_diff: true"
+    again = caffe.get_solver(write("more.prototxt", f"{SOLVER}\n{more}"))
+    before = np.array(solver.net.params["ip"][0].data)
+    assert again.iter == 0
+    np.testing.assert_array_equal(before, again.net.params["ip"][0].data)
+    again.step(1)
+    again.snapshot()
+    net = caffe.proto.caffe_pb2.NetParameter()
+    net.ParseFromString(Path("model_iter_1.caffemodel").read_bytes())
+    (stored,) = [layer for layer in net.layer if layer.name == "ip"]
+    diff = np.array(stored.blobs[0].diff).reshape(before.shape)
+    after = np.array(again.net.params["ip"][0].data)
+    np.testing.assert_allclose(diff, before - after, rtol=1e-3, atol=1e-6)
+    assert np.abs(diff).max() > 0

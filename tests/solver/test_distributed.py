@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,14 @@ def torchrun(*arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def wait_until(run: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Wait for something that a run does, however busy the machine is."""
+    deadline = time.monotonic() + 200
+    while not happened():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """Every case trained with two ranks of batch 3, in one pair of processes."""
@@ -120,6 +130,29 @@ def test_two_ranks_equal_one_process_with_twice_the_batch(name: str, trained: Pa
         one, two = (np.array(w[blob.layer][blob.index].array()) for w in (want, got))
         assert not np.array_equal(one.reshape(before.shape), before.numpy())
         assert np.abs(one - two).max() <= CLOSE * max(1.0, np.abs(one).max()), blob.layer
+
+
+def test_batch_norm_keeps_the_statistics_of_rank_0(folder: Path) -> None:
+    """Without --sync-bn, as Caffe: those of the items that rank 0 reads."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (COUNT, 3, 8, 8), np.uint8)
+    write_datums(folder / "even", images[::2], rng.integers(0, 5, COUNT)[::2])
+    text = (folder / "norm_3.prototxt").read_text().replace("crop_size: 6 mirror: true", "")
+    common = COMMON.format(folder=folder, net="NET", batch=3, name="NET").replace("0.05", "0")
+    for net, source in (("both", "db"), ("half", "even")):
+        (folder / f"{net}_3.prototxt").write_text(text.replace("/db'", f"/{source}'"))
+        solver = common.replace("max_iter: 20", "max_iter: 3").replace("NET", net)
+        (folder / f"{net}_3.solver").write_text(solver)
+    run = torchrun("-m", "caffe_bridge", "train", "--quiet", "--solver", folder / "both_3.solver")
+    alone = Solver(read_solver(folder / "half_3.solver"))
+    alone.solve()
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    one, two = (load_weights(folder / f"{name}_3_iter_3.caffemodel").blobs["bn"]
+                for name in ("half", "both"))  # fmt: skip
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine is not None and theirs is not None and np.abs(mine.array()).min() > 0
+        np.testing.assert_allclose(theirs.array(), mine.array(), rtol=1e-5)
 
 
 def test_resuming_with_two_ranks_is_exact_and_with_one_possible(trained: Path) -> None:
@@ -155,12 +188,9 @@ def test_a_dead_rank_ends_the_run_and_its_snapshot_resumes(folder: Path) -> None
     path.write_text(text.replace("max_iter: 20", "max_iter: 1000000 snapshot: 50"))
     (folder / "dead.py").write_text(PIDS)
     run = torchrun(folder / "dead.py", "train", "--quiet", "--solver", path)
-    wait_for = [folder / "pid1", folder / "dead_3_iter_50.solverstate"]
-    deadline = time.monotonic() + 60
-    while not all(p.exists() for p in wait_for) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(run, (folder / "dead_3_iter_50.solverstate").exists)
     os.kill(int((folder / "pid1").read_text()), signal.SIGKILL)
-    output, _ = run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=120)
     assert run.returncode != 0
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert errors == [
@@ -173,6 +203,34 @@ def test_a_dead_rank_ends_the_run_and_its_snapshot_resumes(folder: Path) -> None
     assert before >= 50
     alone.step(2)
     assert alone.iteration == before + 2
+
+
+def test_a_dead_rank_leaves_the_last_iteration(folder: Path) -> None:
+    """Without a single snapshot before: rank 0 writes one as it ends."""
+    text = COMMON.format(folder=folder, net="plain", batch=3, name="rescued") + CASES["adam"]
+    path = folder / "rescued.solver"
+    path.write_text(text.replace("max_iter: 20", "max_iter: 1000000"))
+    (folder / "dead.py").write_text(PIDS)
+    log = folder / "rescued.log"
+    (folder / "pid1").unlink(missing_ok=True)
+    run = torchrun("--", folder / "dead.py", "train", "--quiet", "--log", log, "--solver", path)
+    wait_until(run, lambda: log.exists() and "Iteration 40 " in log.read_text())
+    os.kill(int((folder / "pid1").read_text()), signal.SIGKILL)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "rank 1 died or lost its connection" in output
+    alone = Solver(read_solver(path))
+    state = resume(alone, "latest")
+    reached = [int(n) for n in re.findall(r"Iteration (\d+) \(", log.read_text())]
+    assert reached[-1] <= alone.iteration <= reached[-1] + 4
+    assert len(list(folder.glob("rescued_3_iter_*.solverstate"))) == 1
+    before = alone.iteration
+    (folder / "on.solver").write_text(text.replace("max_iter: 20", f"max_iter: {before + 2}"))
+    again = torchrun("-m", "caffe_bridge", "train", "--quiet", "--solver", folder / "on.solver",
+                     "--snapshot", state)  # fmt: skip
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert (folder / f"rescued_3_iter_{before + 2}.solverstate").is_file()
 
 
 PIDS = """
@@ -201,7 +259,7 @@ def test_a_rank_that_fails_says_why_on_all(folder: Path) -> None:
         "sys.argv[1] + os.environ['RANK'] + '.solver']))\n"
     )
     run = torchrun(folder / "fails.py", folder / "fails")
-    output, _ = run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=120)
     assert run.returncode != 0
     errors = sorted(line for line in output.splitlines() if line.startswith("error: "))
     assert len(errors) == 2, output

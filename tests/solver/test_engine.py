@@ -181,6 +181,49 @@ def test_stop_request_snapshots_and_leaves(tmp_path: Path) -> None:
     assert resumed.iteration == 5
 
 
+def test_a_stop_ends_a_test(tmp_path: Path) -> None:
+    lines: list[str] = []
+    trained = solver(tmp_path, "max_iter: 50 test_iter: 90 test_interval: 2", log=lines.append)
+    net, passes = trained.test_nets[0], []
+    evaluate = net.evaluate
+
+    def stopping() -> float:
+        passes.append(trained.iteration)
+        trained.stop_requested |= len(passes) == 92
+        return evaluate()
+
+    net.evaluate = stopping  # type: ignore[method-assign]
+    trained.solve()
+    assert passes == [0] * 90 + [2] * 2
+    assert trained.iteration == 2 and (tmp_path / "snap_iter_2.solverstate").is_file()
+    assert "Test interrupted." in lines[-4]
+    assert lines[-1].endswith("Optimization stopped early.")
+    assert trained.test_all()[0]["loss"] > 0
+
+
+def test_steps_and_clipping_are_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    text = "lr_policy: 'multistep' gamma: 0.5 stepvalue: [1, 3] clip_gradients: 0.01"
+    solver(tmp_path, text, log=lines.append).step(5)
+    step = re.compile(r"MultiStep Status: Iteration (\d+), step = (\d+)$")
+    assert found(step, lines) == [("1", "1"), ("3", "2")]
+    clip = re.compile(r"L2 norm (\S+) > 0\.01\) by scale factor (\S+)$")
+    for norm, factor in found(clip, lines):
+        assert float(norm) * float(factor) == pytest.approx(0.01, rel=PRINTED)
+    assert len(found(clip, lines)) == 5
+
+
+def test_a_force_on_nothing_is_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    trained = solver(tmp_path, "force_decay: 0.1 max_iter: 1", log=lines.append)
+    trained.solve()
+    assert "the net has none" not in "".join(lines)
+    net = Path(trained.param.net)
+    net.write_text(net.read_text().replace("force_mult: 1", ""))
+    Solver(trained.param, log=lines.append).solve()
+    assert "force_decay acts on blobs with a force_mult, and the net has none" in "".join(lines)
+
+
 def test_snapshot_request(tmp_path: Path) -> None:
     trained = solver(tmp_path, "snapshot_after_train: false max_iter: 4")
 

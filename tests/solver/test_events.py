@@ -62,7 +62,8 @@ def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_debug_info_prints_means_of_blobs_and_gradients(tmp_path: Path) -> None:
     lines: list[str] = []
-    made = solver(tmp_path, "debug_info: true", lines.append)
+    text = "debug_info: true display: 2 test_iter: 2 test_interval: 3 test_initialization: false"
+    made = solver(tmp_path, text, lines.append)
     before = weights(made)
     found: dict[str, Any] = {}
     made.on_gradients.append(lambda engine: found.update(
@@ -87,6 +88,28 @@ def test_debug_info_prints_means_of_blobs_and_gradients(tmp_path: Path) -> None:
         r"    \[Backward\] All net params \(data, diff\): L1 norm = \(\S+, \S+\); "
         r"L2 norm = \(\S+, \S+\)", texts[-1],
     )  # fmt: skip
+    lines.clear()
+    made.step(1)
+    assert not [line for line in lines if "ward]" in line], "Caffe prints at displays alone"
+    made.step(1)
+    lines.clear()
+    made.step(1)
+    tested = [line for line in lines if "[Forward] Layer size, top blob size data: " in line]
+    assert len(tested) == 2, "each batch of the test net"
+    assert not [line for line in lines if "[Backward]" in line]
+
+
+def test_events_are_strict_json(tmp_path: Path) -> None:
+    made = solver(tmp_path, TEST + " test_compute_loss: true")
+    stream = io.StringIO()
+    made.listeners.append(JsonLines(stream))
+    made.test_all()
+    made.tell("test", net=0, outputs={"loss": float("nan"), "size": 2.0})
+    first, second = (
+        json.loads(x, parse_constant=pytest.fail) for x in stream.getvalue().splitlines()
+    )
+    assert first["loss"] == pytest.approx(first["outputs"]["loss"])
+    assert second["outputs"] == {"loss": None, "size": 2.0}
 
 
 def runtime_solver(folder: Path, text: str = "", **settings: Any) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_bridge.errors import SolverError
-from caffe_bridge.schema import parse_text
+from caffe_bridge.data import write_lmdb
+from caffe_bridge.errors import DataError, SolverError
+from caffe_bridge.schema import Record, encode, parse_text
 from caffe_bridge.solver import Solver
 from tests.solver.tiny import solver, weights
 
@@ -49,6 +50,46 @@ def test_divergence_names_the_last_good_snapshot(tmp_path: Path) -> None:
     again.restore(good)
     assert all(np.isfinite(w).all() for w in weights(again))
     assert not [name for name in names if name.startswith(".")]
+
+
+def test_a_damaged_record_loses_nothing(tmp_path: Path) -> None:
+    """The iteration before it is kept, and the error says where."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (b"%08d" % i, encode(Record("Datum", channels=3, height=1, width=1, label=i % 3,
+                                    data=rng.bytes(3))))
+        for i in range(9)
+    ]  # fmt: skip
+    whole, rows[7] = rows[7], (rows[7][0], rows[7][1][:5])
+    write_lmdb(tmp_path / "db", rows)
+    net = LMDB_NET.format(folder=tmp_path)
+    text = (
+        f"train_net_param {{ {net} }} base_lr: 0.1 lr_policy: 'fixed' random_seed: 2 max_iter: 5 "
+        f"snapshot_prefix: '{tmp_path / 'snap'}'"
+    )
+    made = Solver(parse_text(text, "SolverParameter"))
+    with pytest.raises(DataError) as caught:
+        made.solve()
+    message = str(caught.value)
+    assert message.startswith("iteration 3: data (Data)") and "key 00000007" in message
+    assert f"The last good snapshot is {tmp_path / 'snap_iter_3.solverstate'}" in message
+    kept = weights(made)
+    write_lmdb(tmp_path / "mended", [*rows[:7], whole, rows[8]])
+    again = Solver(parse_text(text.replace("/db", "/mended"), "SolverParameter"))
+    again.restore(made.last_snapshot)
+    for one, other in zip(weights(again), kept, strict=True):
+        np.testing.assert_array_equal(one, other)
+    again.solve()
+    assert again.iteration == 5
+
+
+LMDB_NET = """
+  layer {{ name: "data" type: "Data" top: "x" top: "t"
+    data_param {{ source: "{folder}/db" backend: LMDB batch_size: 2 }} }}
+  layer {{ name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+    inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" std: 0.01 }} }} }}
+  layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "t" top: "loss" }}
+"""
 
 
 def test_broken_weights_are_never_snapshotted(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from caffe_bridge import files as files_module
 from caffe_bridge.errors import BridgeError, SchemaError, SolverError, WeightError
-from caffe_bridge.schema import load_weights
+from caffe_bridge.schema import load_weights, read_binary
 from caffe_bridge.solver import Solver, read_solver
 from caffe_bridge.solver import engine as engine_module
 from caffe_bridge.solver.snapshot import State, read_state, snapshot_paths, write_state
@@ -123,6 +124,39 @@ def test_prefix_makes_folders(tmp_path: Path) -> None:
     param.snapshot_prefix = str(tmp_path / "file" / "x")
     with pytest.raises(BridgeError, match="file"):
         Solver(param).snapshot()
+
+
+def test_an_unwritable_prefix_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    param = parameters(tmp_path, "max_iter: 3 snapshot: 2")
+    param.snapshot_prefix = str(tmp_path / "file" / "x")
+    trained = Solver(param)
+    with pytest.raises(SolverError, match="cannot make the folder of snapshot_prefix"):
+        trained.solve()
+    assert trained.iteration == 0
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "Adam"])
+def test_snapshot_diff_stores_the_last_update(tmp_path: Path, kind: str, form: str) -> None:
+    text = f"snapshot_diff: true momentum: 0.9 type: '{kind}' snapshot_format: {form}"
+    trained = solver(tmp_path, text)
+    trained.step(2)
+    before = weights(trained)
+    trained.step(1)
+    path = trained.snapshot().replace("solverstate", "caffemodel")
+    if form == "HDF5":
+        with h5py.File(path) as file:
+            found = [np.array(file[f"diff/{b.layer}/{b.index}"]) for b in trained.net.learnable]
+    else:
+        layers = {layer.name: layer for layer in read_binary(path, "NetParameter").layer}
+        found = [np.array(layers[b.layer].blobs[b.index].diff) for b in trained.net.learnable]
+    for diff, old, new in zip(found, before, weights(trained), strict=True):
+        np.testing.assert_allclose(diff.reshape(old.shape), old - new, rtol=1e-3, atol=1e-6)
+    assert any(np.abs(diff).max() > 0 for diff in found)
+    again = solver(tmp_path, text)
+    again.restore(trained.snapshot())
+    np.testing.assert_array_equal(weights(again)[0], weights(trained)[0])
 
 
 def test_prefix_comes_from_the_solver_file(tmp_path: Path) -> None:
