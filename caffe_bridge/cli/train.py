@@ -173,8 +173,8 @@ def command(
 
         def make(settings: Record) -> Solver:
             made = Solver(
-                settings, make_net=lambda spec: RuntimeNet(spec, runtime), device=place, log=log,
-                ranks=ranks,
+                settings, make_net=lambda spec: RuntimeNet(spec, runtime, log=log), device=place,
+                log=log, ranks=ranks,
             )  # fmt: skip
             if runtime.amp == "fp16" and isinstance(made.net, RuntimeNet):
                 made.gates.append(LossScale(made.net))

@@ -149,7 +149,8 @@ class BatchNorm(Layer):
         fraction = float(self.p.moving_average_fraction)
         if self.means:
             fraction = fraction if self.batches > 1 else 0.0
-            self.batches += 1
+            # Only the first two passes differ; a number that rests lets a compiled pass stay.
+            self.batches = min(self.batches + 1, 2)
             mean, variance = (v * (1 - fraction) for v in (mean, variance * ((count - 1) / count)))
         else:
             self.blobs[2].mul_(fraction).add_(1.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from caffe_bridge.errors import DataError
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Emitter, Layer, exactly
+from caffe_bridge.layers.checks import forbid
 
 #: TensorProto element types that Cast takes.
 FLOAT, INT64 = 1, 7
@@ -128,14 +129,18 @@ def class_labels(
     """
     whole = labels.detach().long()
     counts = torch.ones_like(whole, dtype=torch.bool) if ignore is None else whole != ignore
-    wrong = counts & ((whole < 0) | (whole >= classes))
-    if bool(wrong.any()):
-        raise DataError(
+    fine = counts & (whole >= 0) & (whole < classes)
+    wrong = fine != counts
+
+    def error() -> DataError:
+        return DataError(
             f"{layer.spec.label()}: label {int(whole[wrong][0])} is outside 0..{classes - 1}; "
             f"bottom 0 has {classes} classes"
             f"{'' if ignore is None else f' and the ignored label is {ignore}'}."
         )
-    return whole.where(counts, torch.zeros_like(whole)), counts
+
+    forbid(wrong, error)
+    return whole.where(fine, torch.zeros_like(whole)), counts
 
 
 def normalization(layer: Layer, default: str = "VALID") -> str:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffe_bridge.errors import ShapeError
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Emitter, Layer, between
+from caffe_bridge.layers.checks import forbid
 from caffe_bridge.layers.registry import register
 
 _INT64 = 7
@@ -41,12 +43,16 @@ def unpool(layer: Layer, x: Tensor, mask: Tensor, size: tuple[int, int]) -> Tens
     """
     count = size[0] * size[1]
     place = mask.detach().long().flatten(2)
-    if place.numel() and int(place.max()) >= count:
-        layer.fail(
-            f"the mask points to place {int(place.max())} of an output of {size[0]} x {size[1]}; "
-            "give the size that was pooled."
+    far = place >= count
+
+    def error() -> ShapeError:
+        return ShapeError(
+            f"{layer.spec.label()}: the mask points to place {int(place.max())} of an output of "
+            f"{size[0]} x {size[1]}; give the size that was pooled."
         )
-    place = place.where(place >= 0, torch.full_like(place, count))
+
+    forbid(far, error)
+    place = place.where((place >= 0) & ~far, torch.full_like(place, count))
     plane = x.new_zeros(*x.shape[:2], count + 1)  # the last place takes what goes nowhere
     return plane.scatter(2, place, x.flatten(2))[..., :count].reshape(*x.shape[:2], *size)
 

@@ -116,10 +116,19 @@ class Net(nn.Module):
         Raises:
             BlobError: an input was not fed.
         """
-        feed = feed or {}
         values: list[Tensor] = [torch.empty(0)] * len(self.built.graph.values)
+        self.advance(values, feed or {}, range(len(self.built.layers)))
+        return values
+
+    def advance(self, values: list[Tensor], feed: Mapping[str, Tensor], nodes: range) -> None:
+        """Run some of the layers; what they read and make is in ``values``.
+
+        Raises:
+            BlobError: an input was not fed.
+        """
         device = next((b.value.device for b in self.learnable), torch.device("cpu"))
-        for node, layer in zip(self.built.graph.nodes, self.built.layers, strict=True):
+        for index in nodes:
+            node, layer = self.built.graph.nodes[index], self.built.layers[index]
             fed = any(value.blob in feed for value in node.outputs)
             if layer.is_input and (fed or not layer.has_source):
                 for value in node.outputs:
@@ -140,7 +149,6 @@ class Net(nn.Module):
                     tops = self.compute(layer, bottoms)
             for value, top in zip(node.outputs, tops, strict=True):
                 values[value.index] = top if bottoms else top.to(device, non_blocking=True)
-        return values
 
     def compute(self, layer: Layer, bottoms: list[Tensor]) -> list[Tensor]:
         """One layer's forward pass; subclasses change types and layouts here."""

@@ -17,7 +17,10 @@ from torch import Tensor
 from caffe_bridge.errors import BackendError
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.layers.checks import deferred
+from caffe_bridge.log import Sink, silent
 from caffe_bridge.net.build import Built
+from caffe_bridge.net.compiled import CompiledPass, Pass, require_compiler
 from caffe_bridge.net.net import Net
 
 #: Layers whose products run in the low format: their sums are accumulated in float32 inside.
@@ -72,6 +75,8 @@ class Runtime:
             raise BackendError("CUDA graphs need a CUDA device; leave cuda_graph out on the CPU.")
         if self.cuda_graph and self.compile:
             raise BackendError("compile and cuda_graph exclude each other; choose one.")
+        if self.compile:
+            require_compiler(kind)
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -90,9 +95,12 @@ class RuntimeNet(Net):
         spec: the filtered net.
         runtime: settings; ``prepare`` has been called.
         built: its layers, when they have been made already.
+        log: hears which layers are not compiled.
     """
 
-    def __init__(self, spec: NetSpec, runtime: Runtime, built: Built | None = None) -> None:
+    def __init__(
+        self, spec: NetSpec, runtime: Runtime, built: Built | None = None, log: Sink = silent
+    ) -> None:
         super().__init__(spec, built=built, data_workers=runtime.data_workers)
         self.runtime = runtime
         #: Multiplies the loss before the backward pass (fp16 only).
@@ -103,7 +111,8 @@ class RuntimeNet(Net):
             for layer in self.built.layers:
                 for blob in layer.blobs if layer.type_name in LOW else ():
                     blob.data = self._laid_out(blob.data)
-        self._training_pass = torch.compile(self._pass) if runtime.compile else self._pass
+        #: What a training step runs: the loss and the outputs of a batch.
+        self.forward_pass: Pass = CompiledPass(self, log) if runtime.compile else self.training_pass
 
     @property
     def static_gradients(self) -> bool:
@@ -149,12 +158,19 @@ class RuntimeNet(Net):
         self.fed = self.read(feed)
         return super().run(self.fed)
 
-    def _pass(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The loss and the outputs for a batch."""
-        values = super().run(batch)
+    def training_pass(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a batch, and the outputs followed by the verdict of the deferred checks."""
+        with deferred() as verdicts:
+            values = super().run(batch)
+        return self.results(values, verdicts)
+
+    def results(self, values: list[Tensor], verdicts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What a training pass gives, from all values and the verdicts so far."""
         weighted = [values[i].sum() * w for i, w in self.built.loss_weights().items()]
         outputs = [values[v.index] for v in self.built.graph.outputs]
-        return torch.stack(weighted).sum() if weighted else torch.zeros(()), outputs
+        wrong = torch.stack(verdicts).any() if verdicts else torch.zeros((), dtype=torch.bool)
+        loss = torch.stack(weighted).sum() if weighted else torch.zeros(())
+        return loss, [*outputs, wrong]
 
     def forward_backward(self, feed: Mapping[str, Tensor] | None = None) -> float:
         """One forward and backward pass; returns the total loss, not scaled."""
@@ -170,17 +186,21 @@ class RuntimeNet(Net):
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Forward and backward on a batch; the loss and the outputs."""
         if self.runtime.cuda_graph:
-            return self._replay(batch)
-        loss, outputs = self._training_pass(batch)
-        if loss.requires_grad:
-            (loss * self.loss_scale).backward()
+            loss, outputs = self._replay(batch)
+        else:
+            loss, outputs = self.forward_pass(batch)
+            if loss.requires_grad:
+                (loss * self.loss_scale).backward()
+        *outputs, wrong = outputs
+        if bool(wrong):
+            self.replay()  # the layer that found a wrong value says so
         return loss, outputs
 
     def _replay(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         from caffe_bridge.net.cuda_graph import RecordedPass
 
         if not hasattr(self, "_recorded"):
-            self._recorded = RecordedPass(self._pass, self.learnable, batch)
+            self._recorded = RecordedPass(self.training_pass, self.learnable, batch)
         return self._recorded(batch, self.loss_scale)
 
     @torch.no_grad()

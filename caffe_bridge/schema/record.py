@@ -69,9 +69,9 @@ class Record:
         return kind
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
-        values = object.__getattribute__(self, "_values")
+        values = self._values
         if name in values:
             return values[name]
         field = self._field(name)
