@@ -27,7 +27,7 @@ from caffe_bridge.compress import as_weights_of, rewrite
 from caffe_bridge.compress.budget import budget_plan
 from caffe_bridge.compress.calibration import Feed
 from caffe_bridge.compress.data_aware import decompose_with_data
-from caffe_bridge.compress.sensitivity import judged_blob
+from caffe_bridge.compress.judge import judged_blob
 from caffe_bridge.data.official import read_cifar10, read_mnist
 from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
@@ -48,7 +48,10 @@ def pictures(folder: Path, size: int) -> Samples:
     found, labels = [], []
     for line in (folder / "list.txt").read_text(encoding="utf-8").splitlines():
         name, label = line.rsplit(maxsplit=1)
-        image = cv2.imread(str(folder / name)).astype(np.float32)
+        read = cv2.imread(str(folder / name))
+        if read is None:
+            raise SystemExit(f"{folder / name}: is no picture that OpenCV reads.")
+        image = read.astype(np.float32)
         top, left = ((s - size) // 2 for s in image.shape[:2])
         crop = image[top : top + size, left : left + size] - (104, 117, 123)
         found.append(crop.transpose(2, 0, 1))
@@ -134,16 +137,15 @@ def main() -> None:
                 net, blobs = made.net, made.blobs
             seconds = time.perf_counter() - start
             found = answers(Net(net, weights=as_weights_of(blobs)), tests, output)
-            row = {
+            right, same = float((found == labels).mean()), float((found == dense).mean())
+            rows.append({
                 "keep": keep, "ranks": ranks, "method": method, "seconds": seconds,
-                "accuracy": float((found == labels).mean()),
-                "agreement": float((found == dense).mean()),
-            }  # fmt: skip
-            rows.append(row)
+                "accuracy": right, "agreement": same,
+            })  # fmt: skip
             shown = ", ".join(f"{v}" for v in ranks.values()) if len(ranks) < 8 else len(ranks)
             print(
-                f"| {keep:.0%} | {shown} | {method} | {row['accuracy']:.2%} | "
-                f"{(accuracy - row['accuracy']) * 100:.2f} | {row['agreement']:.2%} |",
+                f"| {keep:.0%} | {shown} | {method} | {right:.2%} | "
+                f"{(accuracy - right) * 100:.2f} | {same:.2%} |",
                 flush=True,
             )
     if options.json:

@@ -20,6 +20,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def plain_step(solver: Solver) -> Callable[[], object]:
     optimizer = torch.optim.SGD(groups, lr=param.base_lr, momentum=param.momentum)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=not net.static_gradients)
+        optimizer.zero_grad(set_to_none=not getattr(net, "static_gradients", False))
         net.forward_backward()
         optimizer.step()
 
@@ -120,7 +121,7 @@ def measure(
 
     variants: dict[str, Callable[[], object]] = {"plain": plain}
     for label, force in FORCES.items():
-        variants[label] = lambda force=force: ours(force)
+        variants[label] = partial(ours, force)
     cuda = runtime.device != "cpu"
     for step in variants.values():
         step()
