@@ -118,8 +118,7 @@ class SmallForces:
         """Weights that have a filter without length or two filters near each other."""
         short = self.lengths.min(axis=1) <= TAU
         crowded = short | (self.half.min(axis=(1, 2)) < NEAR / 2) if self.power else short
-        found = {part.index for part, bad in zip(self.parts, crowded, strict=True) if bad}
-        return found
+        return {part.index for part, bad in zip(self.parts, crowded, strict=True) if bad}
 
     def _matrices(self) -> bool:
         """Turn the products of the filters into -2^(p/2) A; False if some part is crowded."""

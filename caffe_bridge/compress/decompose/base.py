@@ -102,7 +102,10 @@ class Decomposition:
         return rank
 
     def factor(self, weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-        """Basis [rank, K] and combination [N, rank] of one group's weight [N, K], in float64."""
+        """Basis [rank, K] and combination [N, rank] of one group's weight [N, K], in float64.
+
+        Abstract: methods of one basis and one combination state it; others state ``blobs``.
+        """
         raise NotImplementedError
 
     def predicted_error(

@@ -42,7 +42,7 @@ class Term:
         """
 
     def active(self) -> bool:
-        """Whether the solver asks for the term at all."""
+        """Whether the solver asks for the term at all. Abstract: every term says so itself."""
         raise NotImplementedError
 
     def add(self, weights: Sequence[Tensor], grads: Sequence[Tensor], iteration: int) -> None:
