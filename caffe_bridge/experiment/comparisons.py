@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from caffe_bridge.experiment.summary import Rows, dense_rows, tuned_rows
+from caffe_bridge.experiment.runs import plain
+from caffe_bridge.experiment.summary import Rows, dense_rows, tuned_rows, variant_title
 
 #: Kind of force by its type -> the paper's name.
 PAPER_NAMES = {"Constant": "L1 force (Constant)", "Degradation": "L2 force (Degradation)"}
@@ -115,15 +116,45 @@ def discrimination_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     ]  # fmt: skip
 
 
-def sparsity_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
-    """Zeros of a sparsified low-rank net (the paper's Figure 8), if there is one."""
-    head = ["layer", "weights", "zero elements", "zero rows", "zero columns", "theoretical"]
+def sparse_results(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Results of the sparsified nets by the low-rank net that each started from."""
+    seed = document["seeds"][0]
+    keys = {name: f"sparse_{plain(name)}_s{seed}" for name in document["variants"]}
+    results = document["results"]
+    return {name: results[key] for name, key in keys.items() if key in results}
+
+
+def zero_shares(document: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Share of zeros by layer of each sparsified net; all lie in zero rows or columns."""
+    return {
+        variant_title(name): {row["layer"]: row["element"] for row in found["rows"]}
+        for name, found in sparse_results(document).items()
+    }
+
+
+def sparse_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Sparsified low-rank nets: accuracy after each step, and what is left of the weights."""
+    head = ["from", "low rank", "group lasso", "zeros set", "fine-tuned with zeros",
+            "weights", "without zeros"]  # fmt: skip
     rows = []
-    for row in document["results"].get("sparsity", {}).get("rows", []):
-        gain = row["theoretical_speedup"]
-        shares = (f"{row[name]:.1%}" for name in ("element", "row", "column"))
-        rows.append([row["layer"], f"{row['weights']:,}", *shares,
-                     "all zero" if gain is None else f"{gain:.2f}x"])  # fmt: skip
+    for name, found in sparse_results(document).items():
+        start = document["results"][f"finetune_{plain(name)}_s{document['seeds'][0]}"]
+        values = (start["accuracy"], found["lasso"], found["pruned"], found["accuracy"])
+        sizes = (f"{size:,}" for size in found["size"])
+        rows.append([variant_title(name), *(f"{value:.2%}" for value in values), *sizes])
+    return head, rows
+
+
+def zeros_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Zeros by layer: all, rows, columns, and what leaving these out gives."""
+    head = ["from", "layer", "weights", "zero", "zero rows", "zero columns", "theoretical"]
+    rows = []
+    for name, found in sparse_results(document).items():
+        for row in found["rows"]:
+            left = (1 - row["row"]) * (1 - row["column"])
+            shares = (f"{row[kind]:.1%}" for kind in ("element", "row", "column"))
+            rows.append([variant_title(name), row["layer"], f"{row['weights']:,}", *shares,
+                         f"{1 / left:.2f}x" if left else "all zero"])  # fmt: skip
     return head, rows
 
 
@@ -133,7 +164,8 @@ def comparisons(document: dict[str, Any]) -> list[tuple[str, list[str], Rows]]:
         ("L1 against L2 force at the same mean rank ratio", *forces_table(document)),
         ("Discrimination: filters pushed apart (negative force_decay)",
          *discrimination_table(document)),
-        ("Sparsified low-rank net (Figure 8)", *sparsity_table(document)),
+        ("Sparsified low-rank nets (Figure 8)", *sparse_table(document)),
+        ("Zeros of the sparsified nets by layer", *zeros_table(document)),
         ("The paper's numbers", *paper_table(document)),
     ]  # fmt: skip
     return [

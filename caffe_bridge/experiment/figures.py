@@ -35,6 +35,22 @@ def _axes(width: float = 7.0, height: float = 3.2, columns: int = 1) -> tuple[Fi
     return figure, list(made[0])
 
 
+def _grouped(
+    axes: Axes, layers: Sequence[str], series: Sequence[tuple[str, Sequence[float]]],
+    colours: Sequence[str], **label: Any,
+) -> None:  # fmt: skip
+    """Bars side by side in a group for each layer, a value above each; and the legend."""
+    width = 0.81 / len(series)
+    for index, (name, values) in enumerate(series):
+        places = [i + (index - (len(series) - 1) / 2) * width for i in range(len(layers))]
+        bars = axes.bar(
+            places, values, width * 0.93, label=name, color=colours[index % len(colours)]
+        )
+        axes.bar_label(bars, **label)
+    axes.set_xticks(range(len(layers)), layers)
+    axes.legend(frameon=False, ncols=len(series), loc="upper left")
+
+
 def rank_bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], energy: float) -> str:
     """Rank of each forced layer: full, then each net (the paper's Figure 5).
 
@@ -48,17 +64,25 @@ def rank_bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], energy: flo
         figure, (axes,) = _axes(width=max(7.0, 0.45 * len(layers) * (len(tables) + 1) / 3))
         series = [("full", [first[layer]["full"] for layer in layers])]
         series += [(name, [t[layer]["rank"] for layer in layers]) for name, t in tables.items()]
-        width = 0.81 / len(series)
-        for index, (name, values) in enumerate(series):
-            places = [i + (index - (len(series) - 1) / 2) * width for i in range(len(layers))]
-            bars = axes.bar(
-                places, values, width * 0.93, label=name, color=COLOURS[index % len(COLOURS)]
-            )
-            axes.bar_label(bars, fontsize=9 if len(layers) < 8 else 6)
-        axes.set_xticks(range(len(layers)), layers)
+        _grouped(axes, layers, series, COLOURS, fontsize=9 if len(layers) < 8 else 6)
         axes.set_ylabel(f"rank at energy {energy:g}")
-        axes.legend(frameon=False, ncols=len(series), loc="upper left")
         axes.set_ylim(0, max(series[0][1]) * 1.2)
+        return _svg(figure)
+
+
+def zero_bars(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Share of zeros by layer of each sparsified net (the paper's Figure 8).
+
+    Args:
+        shares: net -> layer -> share of 1.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, (axes,) = _axes()
+        layers = list(next(iter(shares.values())))
+        series = [(name, [100 * net[x] for x in layers]) for name, net in shares.items()]
+        _grouped(axes, layers, series, COLOURS[1:], fontsize=9, fmt="%.0f")
+        axes.set_ylabel("zero weights, %")
+        axes.set_ylim(0, 115)
         return _svg(figure)
 
 

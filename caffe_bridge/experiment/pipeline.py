@@ -33,6 +33,7 @@ from caffe_bridge.experiment.runs import (
     tuned_key,
     variants_of,
 )
+from caffe_bridge.experiment.sparse import Sparsifying
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import Stage
 from caffe_bridge.experiment.timing import Timing
@@ -89,11 +90,13 @@ class Reproduction:
         self.layers = layers_of(self.experiment)
         keys = tuple(key_of(*key) for key in dense_keys(self.experiment))
         note = {"energy": self.experiment.energy, "layers": self.layers}
+        sparse = Sparsifying(self.experiment, self.layers, self.batches, self.device, self._train)
         timing = Timing(self.experiment, self.layers, self.batches, self.quick, self.device)
         return [
             *self._dense_stages(),
             Stage("ranks", "measure the ranks", self._ranks, note, keys),
             *self._lowrank_stages(),
+            *sparse.stages(self._note("finetune")),
             *timing.stages(),
         ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.bench import BenchResult, conditions, from_json
-from caffe_bridge.experiment.comparisons import comparisons
+from caffe_bridge.experiment.comparisons import comparisons, zero_shares
 from caffe_bridge.experiment.figures import (
     BLUE,
     COLOURS,
@@ -16,6 +16,7 @@ from caffe_bridge.experiment.figures import (
     latency_bars,
     rank_bars,
     trade_off,
+    zero_bars,
 )
 from caffe_bridge.experiment.page import RESULTS, Page, write_page
 from caffe_bridge.experiment.runs import PASSED_OVER, tuned_key
@@ -135,6 +136,8 @@ def figures(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("Training loss with and without force", _loss_figure(document)),
     ]
     made += [(f"Fine-tuning, {title} (Figure 7)", svg) for title, svg in _tuning_figures(document)]
+    if shares := zero_shares(document):
+        made.append(("Zeros of sparsified low-rank nets (Figure 8)", zero_bars(shares)))
     return [*made, ("Measured in onnxruntime", latency_bars(_bench(document)))]
 
 

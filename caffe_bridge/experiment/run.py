@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.page import RESULTS, VERSION
 from caffe_bridge.experiment.pipeline import Reproduction
 from caffe_bridge.experiment.report import write_report
@@ -63,7 +61,6 @@ def reproduce(
         work = Reproduction(experiment, source, start, own, device, quick, train, adopt)
         stages = work.stages()
         results = run_stages(stages, work.settings(), say, jobs)
-        results |= _extra()
         document = {
             "version": VERSION, "experiment": experiment.as_dict(), "settings": work.settings(),
             "seeds": list(experiment.seeds), "runs": _runs(experiment),
@@ -72,21 +69,6 @@ def reproduce(
         }  # fmt: skip
         write_json(Path(RESULTS), document)
     return write_report(folder, document)
-
-
-def _extra() -> dict[str, Any]:
-    """Zeros of a sparsified net: ``sparsity.json``, as 'caffe-bridge sparsity --json' prints it."""
-    path = Path("sparsity.json")
-    if not path.is_file():
-        return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        known = all("layer" in row and "element" in row for row in rows)
-    except (ValueError, TypeError):
-        known = False
-    if not known:
-        raise SchemaError(f"{path}: is not what 'caffe-bridge sparsity --json' prints; remove it.")
-    return {"sparsity": {"rows": rows}}
 
 
 def _from(experiment: Experiment, folder: Path) -> Experiment:

@@ -27,8 +27,9 @@ false) or by this many hundredths (true). Optional, beside ``schedule``: ``chann
 memory), ``batch`` (pictures of a training batch, instead of the recipe's), ``dense_seeds`` (how
 many seeds train baseline, control and force nets; the others fine-tune, from the nets of the
 first), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
-``paper_ranks`` (published ranks of the layers by net, "full" first), ``paper_points`` (published
-mean rank ratio and accuracy by net), and ``profiles``, whose entries replace those of the file.
+``sparse`` (see :mod:`~caffe_bridge.experiment.sparse`), ``paper_ranks`` (published ranks of the
+layers by net, "full" first), ``paper_points`` (published mean rank ratio and accuracy by net), and
+``profiles``, whose entries replace those of the file.
 ``ours`` in a row of ``paper`` names our number: see
 :func:`caffe_bridge.experiment.comparisons.ours`.
 """
@@ -44,7 +45,7 @@ from typing import Any
 
 from caffe_bridge.errors import BridgeError, SchemaError
 from caffe_bridge.files import require_file
-from caffe_bridge.schema import Record
+from caffe_bridge.schema import Record, format_text, parse_text
 from caffe_bridge.solver.force import POWERS
 
 PARTS = ("baseline", "force", "finetune")
@@ -105,6 +106,7 @@ class Experiment:
     paper_ranks: dict[str, list[int]]
     paper_points: dict[str, list[float]]
     schedule: dict[str, dict[str, Any]]
+    sparse: dict[str, Any]
     channels_last: bool
     batch: int
     dense_seeds: int
@@ -139,7 +141,7 @@ class Experiment:
 
 _OPTIONAL: dict[str, Any] = {
     "schedule": {}, "channels_last": False, "batch": 0, "dense_seeds": 0, "recalibrate": 0,
-    "paper_ranks": {}, "paper_points": {}, "profiles": {},
+    "sparse": {}, "paper_ranks": {}, "paper_points": {}, "profiles": {},
 }  # fmt: skip
 _REQUIRED = set(Experiment.__dataclass_fields__) - {"folder", "profile", "full", *_OPTIONAL}
 
@@ -207,6 +209,15 @@ def _published(row: dict[str, Any]) -> dict[str, str]:
     return {**made, "ours": str(row.get("ours", ""))}
 
 
+def _sparse(row: dict[str, Any]) -> dict[str, Any]:
+    if not row:
+        return {}
+    unknown = row.keys() - {"solver", "threshold"}
+    if unknown:
+        raise ValueError(f"sparse has the entry {min(unknown)}, which nothing reads")
+    return {"solver": dict(row["solver"]), "threshold": float(row["threshold"])}
+
+
 def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
     goal = data["goal"]
     lengths = {p: int(data["iterations"][p]) for p in PARTS}
@@ -223,18 +234,24 @@ def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
         paper_ranks={k: [int(x) for x in v] for k, v in data["paper_ranks"].items()},
         paper_points={k: [float(x) for x in v] for k, v in data["paper_points"].items()},
         schedule={part: dict(fields) for part, fields in data["schedule"].items()},
+        sparse=_sparse(data["sparse"]),
         channels_last=bool(data["channels_last"]), batch=int(data["batch"]),
         dense_seeds=int(data["dense_seeds"]), recalibrate=int(data["recalibrate"]), full=lengths,
     )  # fmt: skip
 
 
 def _wrong_fields(where: str, fields: dict[str, Any]) -> list[str]:
-    made, wrong = Record("SolverParameter"), []
+    wrong = []
     for name, value in fields.items():
+        made = Record("SolverParameter")
+        if not made.has_field(name):
+            wrong.append(f"{where} has the field '{name}', which no solver has")
+            continue
         try:
             setattr(made, name, value)
-        except BridgeError:
-            wrong.append(f"{where} has the field '{name}', which no solver has")
+            parse_text(format_text(made), "SolverParameter", where)
+        except (BridgeError, TypeError, ValueError):
+            wrong.append(f"{where} gives {name} the value {value!r}, which is of the wrong kind")
         if name in _OWN:
             wrong.append(f"{where} sets {name}, which the experiment itself decides")
     return wrong
@@ -258,6 +275,7 @@ def _check(found: Path, made: Experiment) -> None:
         if part not in PARTS:
             problems.append(f"schedule '{part}' is none of {', '.join(PARTS)}")
         problems += _wrong_fields(f"schedule {part}", fields)
+    problems += _wrong_fields("sparse", made.sparse.get("solver", {}))
     if made.goal.against not in ("baseline", "control"):
         problems.append(f"goal is against '{made.goal.against}'; use baseline or control")
     if not 0 < made.energy <= 1:

@@ -12,6 +12,7 @@ from caffe_bridge.compress import Plan, rewrite
 from caffe_bridge.experiment.lowrank import planned_form, save_blobs
 from caffe_bridge.experiment.recipe import DEPLOY, NET
 from caffe_bridge.experiment.runs import key_of, plain, tuned_key, variants_of
+from caffe_bridge.experiment.sparse import sparse_files, sparse_key, sparse_names
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import Stage
 from caffe_bridge.experiment.train import score
@@ -54,7 +55,9 @@ class Timing:
         yield Stage("planned", "pick the fastest form of every layer", self._planned,
                     {**bench, "quick": self.quick}, needs,
                     alone=True)  # fmt: skip
-        yield Stage("onnx", "export to ONNX and verify", self._onnx, {}, (*needs, "planned"))
+        sparse = (sparse_key(name, self.seed) for name in sparse_names(self.experiment))
+        yield Stage("onnx", "export to ONNX and verify", self._onnx, {},
+                    (*needs, "planned", *sparse))  # fmt: skip
         yield Stage("bench", "time in onnxruntime", self._bench, {**bench, "quick": self.quick},
                     ("onnx",), alone=True)  # fmt: skip
 
@@ -89,7 +92,7 @@ class Timing:
             files[plain(name)] = (f"{folder}/{DEPLOY}", tuned)
             best = results["planned"]["nets"][name]
             files[plain(name) + PLANNED] = (f"{best['folder']}/{DEPLOY}", best["weights"])
-        return files
+        return files | sparse_files(results, self.experiment)
 
     def _onnx(self, results: Results) -> Results:
         Path("onnx").mkdir(exist_ok=True)

@@ -38,6 +38,8 @@ def write_recipes(folder: Path, **changed: Any) -> None:
         "schedule": {"force": {"base_lr": 0.005, "gamma": 0.1, "stepvalue": [4, 6]}},
         "sweep": [{"force_type": kind, "force_decay": [1e-4, 1e-3], "keep": 1e-3}
                   for kind in FORCES],
+        "sparse": {"solver": {"breadth_decay": 0.05, "kernel_shape_decay": 0.05},
+                   "threshold": 0.042},
         "bench": {"batch": 2, "threads": 1}, **changed,
     }  # fmt: skip
     (recipe / "experiment.json").write_text(json.dumps(data))

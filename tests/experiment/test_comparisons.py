@@ -12,7 +12,9 @@ from caffe_bridge.experiment.comparisons import (
     forces_table,
     ours,
     paper_table,
-    sparsity_table,
+    sparse_table,
+    zero_shares,
+    zeros_table,
 )
 from caffe_bridge.experiment.summary import verdicts
 
@@ -74,7 +76,7 @@ def test_one_force_alone_is_not_compared() -> None:
     assert forces_table(alone)[1] == []
     made = {title: rows for title, _, rows in comparisons(alone)}
     assert made["L1 against L2 force at the same mean rank ratio"] == [["not run"]]
-    assert made["Sparsified low-rank net (Figure 8)"] == [["not run"]]
+    assert made["Sparsified low-rank nets (Figure 8)"] == [["not run"]]
 
 
 def test_negative_strengths_stand_beside_the_control() -> None:
@@ -86,13 +88,24 @@ def test_negative_strengths_stand_beside_the_control() -> None:
 
 
 def test_zeros_of_a_sparsified_net_are_shown() -> None:
-    row = {"layer": "conv_lowrank", "weights": 1200, "element": 0.75, "row": 0.5, "column": 0.25,
-           "theoretical_speedup": 2.6667}  # fmt: skip
+    row = {"layer": "conv_lowrank", "weights": 1200, "element": 0.75, "row": 0.5, "column": 0.25}
     document = made_up(baseline=(0.9, 0.8), control=(0.9, 0.8))
-    document["results"]["sparsity"] = {"rows": [row, {**row, "theoretical_speedup": None}]}
-    _, rows = sparsity_table(document)
-    assert rows[0] == ["conv_lowrank", "1,200", "75.0%", "50.0%", "25.0%", "2.67x"]
-    assert rows[1][-1] == "all zero"
+    assert sparse_table(document)[1] == [] and zero_shares(document) == {}
+    document["variants"] = ["baseline", "baseline@Constant"]
+    document["results"] |= {
+        "finetune_baseline_at_Constant_s1": {"accuracy": 0.89},
+        "sparse_baseline_at_Constant_s1": {
+            "accuracy": 0.88, "lasso": 0.87, "pruned": 0.86, "size": [2000, 1500],
+            "rows": [row, {**row, "layer": "conv_linear", "row": 1.0}],
+        },
+    }  # fmt: skip
+    name = "baseline at the ranks of Constant"
+    shares = ["89.00%", "87.00%", "86.00%", "88.00%"]
+    assert sparse_table(document)[1] == [[name, *shares, "2,000", "1,500"]]
+    first, second = zeros_table(document)[1]
+    assert first == [name, "conv_lowrank", "1,200", "75.0%", "50.0%", "25.0%", "2.67x"]
+    assert second[-1] == "all zero"
+    assert zero_shares(document) == {name: {"conv_lowrank": 0.75, "conv_linear": 0.75}}
 
 
 @pytest.mark.parametrize(("accuracy", "reached"), [(0.925, True), (0.90, False)])

@@ -244,6 +244,47 @@ def test_stored_weights_are_read_once_written(place: Path) -> None:
         assert 0 <= net["accuracy"] <= 1
 
 
+def test_low_rank_nets_are_sparsified(place: Path) -> None:
+    found = document(place / "out")
+    results = found["results"]
+    assert found["experiment"]["sparse"]["threshold"] > 0
+    made = {name: results[name] for name in results if name.startswith("sparse_")}
+    assert list(made) == ["sparse_baseline_at_Constant_s1", "sparse_Constant_s1"]
+    factors = [f"conv{n}_{end}" for n in (1, 2) for end in ("lowrank", "linear")]
+    for name, entry in made.items():
+        assert [row["layer"] for row in entry["rows"]] == factors
+        # Zeros set before fine-tuning are zeros after it, and the smaller net computes the same.
+        before = load_weights(place / "out" / name / "masked.caffemodel").blobs
+        after = load_weights(place / "out" / entry["weights"]).blobs
+        for layer in factors:
+            zeros = before[layer][0].array() == 0
+            assert (after[layer][0].array()[zeros] == 0).all()
+            if layer == "conv2_lowrank":
+                assert zeros.any()
+        assert entry["worst"] < 1e-5 and entry["size"][1] <= entry["size"][0]
+        lasso = read_net(place / "out" / name.replace("sparse_", "lasso_") / "train_test.prototxt")
+        marked = {x.name for x in lasso.layer if x.param and x.param[0].breadth_decay_mult}
+        assert marked == set(factors)
+    models = [model["name"] for model in results["bench"]["bench"]["models"]]
+    assert {"Constant_sparse", "baseline_at_Constant_sparse"} <= set(models)
+    page = (place / "out" / "report.html").read_text()
+    assert "Zeros of sparsified low-rank nets (Figure 8)" in page
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [({"threshold": 0.1}, "KeyError: 'solver'"),
+     ({"solver": {}, "threshold": 1, "share": 1}, "the entry share"),
+     ({"solver": {"breadth": 1}, "threshold": 1}, "'breadth', which no solver has"),
+     ({"solver": {"breadth_decay": "much"}, "threshold": 1}, "'much', which is of the wrong kind"),
+     ({"solver": {"stepvalue": 3}, "threshold": 1}, "3, which is of the wrong kind")],
+)  # fmt: skip
+def test_a_wrong_sparse_entry_is_told(tmp_path: Path, entry: dict[str, Any], told: str) -> None:
+    write_recipes(tmp_path, sparse=entry)
+    with pytest.raises(SchemaError, match=told):
+        load_experiment(tmp_path / "lenet" / "experiment.json")
+
+
 def test_a_batch_of_its_own_and_seeds_that_only_fine_tune(place: Path) -> None:
     write_recipes(place / "recipes2", sweep=ONE, seeds=[1, 2], dense_seeds=1, batch=8)
     assert call(place, "tuned", "--recipes", str(place / "recipes2")) == 0
