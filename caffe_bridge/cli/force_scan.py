@@ -84,6 +84,8 @@ def command(
     decay = float(solver.weight_decay) if solver is not None else 0.0
     groups = bool(solver.force_groups) if solver is not None else False
     scan = scan_forces(model, batches, decay, groups)
+    if scan.still:
+        warn(f"{net}: no finite gradient reaches {', '.join(scan.still)}; left out.")
     if as_json:
         print_json(scan.as_dict())
         return

@@ -52,17 +52,22 @@ def command(
     nothing: it times AlexNet at the paper's ranks.
     """
     from caffe_bridge.cli.runtime import check_device
-    from caffe_bridge.errors import DataError
+    from caffe_bridge.errors import DataError, SchemaError
     from caffe_bridge.experiment.page import RESULTS, load_results
     from caffe_bridge.experiment.report import write_report
     from caffe_bridge.experiment.run import reproduce
     from caffe_bridge.experiment.spec import FILE, load_experiment
-    from caffe_bridge.experiment.speed import load_speed, run_speed
+    from caffe_bridge.experiment.speed import SPEED, load_speed, run_speed
 
     place = Path(folder or f"reproduce/{name}")
     console = Console(highlight=False, markup=False)
     if report_only:
-        made = write_report(place, load_results(place / RESULTS))
+        document = load_results(place / RESULTS)
+        if (document.get("kind") == SPEED) != (name == "alexnet-speed"):
+            raise SchemaError(
+                f"{place / RESULTS}: holds another experiment than {name}; name that."
+            )
+        made = write_report(place, document)
         console.print(f"report: {', '.join(map(str, made))}", soft_wrap=True)
         return
     if deploy and not weights:

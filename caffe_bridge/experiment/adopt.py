@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from caffe_bridge.errors import SolverError
 from caffe_bridge.schema import Record, parse_text, upgrade_solver
 from caffe_bridge.solver.read_log import read_log_file
 
@@ -43,7 +44,10 @@ def adopted(solver: Record, net: str) -> dict[str, Any] | None:
 
     Returns:
         As :func:`caffe_bridge.experiment.train.train`, with ``adopted`` True; None if the folder
-        holds no such finished training.
+        holds no finished training.
+
+    Raises:
+        SolverError: it holds one with other settings, which a training here would overwrite.
     """
     folder, total = Path(solver.snapshot_prefix).parent, int(solver.max_iter)
     weights = folder / f"net_iter_{total}.caffemodel"
@@ -54,8 +58,13 @@ def adopted(solver: Record, net: str) -> dict[str, Any] | None:
         return None
     text = path.read_text(encoding="utf-8")
     theirs = upgrade_solver(parse_text(text, "SolverParameter", str(path)))
-    if _decisive(theirs) != _decisive(solver):
-        return None
+    wanted, found = _decisive(solver), _decisive(theirs)
+    differing = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    if differing:
+        raise SolverError(
+            f"{path}: differs from the experiment in {', '.join(differing)}; move the folder away, "
+            "or train it again by leaving out --adopt."
+        )
     rows = read_log_file(log)
     scores = [[int(r["NumIters"]), r["accuracy"]] for r in rows.test if "accuracy" in r]
     losses = [[int(r["NumIters"]), r["loss"]] for r in rows.train if "loss" in r]

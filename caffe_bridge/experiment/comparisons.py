@@ -7,7 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 from caffe_bridge.experiment.runs import plain
-from caffe_bridge.experiment.summary import Rows, dense_rows, tuned_rows, variant_title
+from caffe_bridge.experiment.summary import (
+    Rows,
+    dense_rows,
+    first_seed_rows,
+    tuned_rows,
+    variant_title,
+)
 
 #: Kind of force by its type -> the paper's name.
 PAPER_NAMES = {"Constant": "L1 force (Constant)", "Degradation": "L2 force (Degradation)"}
@@ -102,11 +108,12 @@ def forces_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
 
 def discrimination_table(document: dict[str, Any]) -> tuple[list[str], Rows]:
     """Negative strengths, which push filters apart, beside the control."""
-    rows = [row for row in dense_rows(document) if row["force_decay"] < 0]
-    control = _dense(document, "control")
-    head = ["net", "accuracy", "against control, points", "mean rank ratio"]
-    if not rows or control is None:
+    found = first_seed_rows(document)
+    rows = [row for row in found.values() if row["force_decay"] < 0]
+    head = ["net, first seed", "accuracy", "against control, points", "mean rank ratio"]
+    if not rows:
         return head, []
+    control = found["control"]
     return head, [
         [
             row["name"].replace("_", " "), f"{row['accuracy']:.2%}",

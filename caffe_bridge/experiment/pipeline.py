@@ -24,7 +24,6 @@ from caffe_bridge.experiment.recipe import (
 )
 from caffe_bridge.experiment.runs import (
     PASSED_OVER,
-    STARTS,
     Run,
     dense_keys,
     kept_forces,
@@ -34,7 +33,7 @@ from caffe_bridge.experiment.runs import (
     variants_of,
 )
 from caffe_bridge.experiment.sparse import Sparsifying
-from caffe_bridge.experiment.spec import Experiment
+from caffe_bridge.experiment.spec import STARTS, Experiment
 from caffe_bridge.experiment.stages import Stage
 from caffe_bridge.experiment.timing import Timing
 from caffe_bridge.experiment.train import Job, score, write_solver
@@ -87,7 +86,7 @@ class Reproduction:
     def stages(self) -> list[Stage]:
         """All stages in order."""
         place_nets(self.experiment, self.data, self.deploy)
-        self.layers = layers_of(self.experiment)
+        self.layers = layers_of(self.experiment, bool(self.deploy))
         keys = tuple(key_of(*key) for key in dense_keys(self.experiment))
         note = {"energy": self.experiment.energy, "layers": self.layers}
         sparse = Sparsifying(self.experiment, self.layers, self.batches, self.device, self._train)

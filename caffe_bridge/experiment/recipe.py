@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.errors import DataError
+from caffe_bridge.errors import DataError, SchemaError
 from caffe_bridge.experiment.adapt import spatial_layers, training_net
 from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.graph import read_net
@@ -60,17 +60,30 @@ def _found(named: str, data: Path, layer: str) -> str:
     )
 
 
-def layers_of(experiment: Experiment) -> tuple[str, ...]:
+def layers_of(experiment: Experiment, other: bool = False) -> tuple[str, ...]:
     """The layers whose ranks count.
 
     Those of the file; every convolution of the placed net where the file names none; and every one
     with a kernel above 1 where the placed net is another one with other names.
+
+    Args:
+        experiment: names the layers.
+        other: whether the placed net is not the recipe's.
+
+    Raises:
+        SchemaError: the recipe's net has no such layer.
     """
     net = read_net(NET)
     names = {layer.name for layer in net.layer}
     if not experiment.layers:
         return tuple(dict.fromkeys(x.name for x in net.layer if x.type == "Convolution"))
-    return experiment.layers if names >= set(experiment.layers) else spatial_layers(net)
+    missing = sorted(set(experiment.layers) - names)
+    if missing and not other:
+        raise SchemaError(
+            f"{Path(experiment.folder) / experiment.net}: has no layer {', '.join(missing)}; "
+            "correct 'layers' of the experiment."
+        )
+    return spatial_layers(net) if missing else experiment.layers
 
 
 def _read_solver(experiment: Experiment, part: str) -> Record:

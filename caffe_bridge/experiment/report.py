@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.bench import BenchResult, conditions, from_json
+from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.comparisons import comparisons, zero_shares
 from caffe_bridge.experiment.figures import (
     BLUE,
@@ -151,7 +152,10 @@ def _facts(document: dict[str, Any]) -> list[str]:
     lengths = ", ".join(f"{part} {n}" for part, n in e["iterations"].items())
     start = "trained here" if not settings["weights"] else "given weights, the same for all seeds"
     taken = [key for key, found in document["results"].items() if found.get("adopted")]
-    told = [f"Trained by 'caffe-bridge train' and taken over: {', '.join(taken)}."] if taken else []
+    told = [
+        "Trained by 'caffe-bridge train' and taken over, their time not counted: "
+        f"{', '.join(taken)}."
+    ] if taken else []  # fmt: skip
     return [
         f"Written by caffe_bridge {settings['version']}; profile {settings['profile']}.",
         f"Seeds {', '.join(map(str, document['seeds']))}; iterations: {lengths}; baseline: {start}."
@@ -208,5 +212,16 @@ def _page(document: dict[str, Any]) -> Page:
 
 
 def write_report(folder: Path, document: dict[str, Any]) -> list[Path]:
-    """Write report.html, report.md and figures/*.svg into a folder; returns the first two."""
-    return write_page(folder, _page(document))
+    """Write report.html, report.md and figures/*.svg into a folder; returns the first two.
+
+    Raises:
+        SchemaError: the results lack an entry.
+    """
+    try:
+        page = _page(document)
+    except (LookupError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        raise SchemaError(
+            f"{folder / RESULTS}: an entry is missing or has the wrong form "
+            f"({type(error).__name__}: {error}); run 'caffe-bridge reproduce' again."
+        ) from error
+    return write_page(folder, page)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.page import RESULTS, VERSION
 from caffe_bridge.experiment.pipeline import Reproduction
 from caffe_bridge.experiment.report import write_report
@@ -16,6 +19,7 @@ from caffe_bridge.experiment.spec import Experiment
 from caffe_bridge.experiment.stages import inside, run_stages, stage_seconds, write_json
 from caffe_bridge.experiment.train import Progress
 from caffe_bridge.experiment.workers import trainer
+from caffe_bridge.files import require_file
 
 
 def reproduce(
@@ -51,7 +55,7 @@ def reproduce(
         The paths of the report.
 
     Raises:
-        BridgeError: data, recipe or weights are wrong.
+        BridgeError: data, recipe or weights are wrong, or changed since the folder's stages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start, own = (os.path.relpath(x, folder) if x else "" for x in (weights, deploy))
@@ -59,6 +63,7 @@ def reproduce(
     experiment = _from(experiment, folder)
     with inside(folder), trainer(jobs, progress) as train:
         work = Reproduction(experiment, source, start, own, device, quick, train, adopt)
+        _require_same_recipe(experiment, [x for x in (start, own) if x])
         stages = work.stages()
         results = run_stages(stages, work.settings(), say, jobs)
         document = {
@@ -69,6 +74,26 @@ def reproduce(
         }  # fmt: skip
         write_json(Path(RESULTS), document)
     return write_report(folder, document)
+
+
+def _require_same_recipe(experiment: Experiment, given: list[str]) -> None:
+    """Refuse a folder whose stages were made from other nets, solvers or weights."""
+    recipe, noted = Path(experiment.folder), Path("stages") / "recipe.json"
+    names = (experiment.net, experiment.deploy, *experiment.solvers.values())
+    files = [*(recipe / name for name in names), *map(Path, given)]
+    found = {
+        str(file): hashlib.sha256(require_file(file, "recipe").read_bytes()).hexdigest()
+        for file in files
+    }
+    before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+    for file in found.keys() & before.keys():
+        if found[file] != before[file]:
+            raise SchemaError(
+                f"{file}: changed since the stages in {Path.cwd()} were made; use another folder, "
+                f"or delete its folder {noted.parent} to run them again."
+            )
+    noted.parent.mkdir(exist_ok=True)
+    write_json(noted, before | found)
 
 
 def _from(experiment: Experiment, folder: Path) -> Experiment:

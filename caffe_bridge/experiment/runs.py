@@ -11,10 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from caffe_bridge.experiment.spec import Experiment
+from caffe_bridge.experiment.spec import STARTS, Experiment
 
-#: Where a low-rank net may start beside the force nets.
-STARTS = ("baseline", "control")
 #: Batches by which the training data of seeds that share their weights lie apart.
 PASSED_OVER = 170
 

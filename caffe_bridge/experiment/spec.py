@@ -51,6 +51,8 @@ from caffe_bridge.solver.force import POWERS
 PARTS = ("baseline", "force", "finetune")
 PROFILES = ("cpu", "gpu")
 FILE = "experiment.json"
+#: Nets without force, where low-rank nets may start beside the force nets.
+STARTS = ("baseline", "control")
 #: What the engine itself sets in a solver, and so nobody else.
 _OWN = ("net", "max_iter", "random_seed", "snapshot", "snapshot_prefix", "test_interval")
 
@@ -175,7 +177,11 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
     data = read_declaration(path)
     found = Path(path)
     profiles = data.get("profiles", {})
-    changed = profiles.get(profile, {}) if isinstance(profiles, dict) else {}
+    if not isinstance(profiles, dict) or profiles.keys() - set(PROFILES):
+        raise SchemaError(
+            f"{found}: profiles wants an object with {' and '.join(PROFILES)}; correct the file."
+        )
+    changed = profiles.get(profile, {})
     given = {*data, *changed} if isinstance(changed, dict) else set(data)
     known = _REQUIRED | set(_OPTIONAL)
     if _REQUIRED - given or given - known or not isinstance(changed, dict):
@@ -195,7 +201,14 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
     return made
 
 
+def _only(what: str, row: dict[str, Any], *known: str) -> None:
+    unknown = row.keys() - set(known)
+    if unknown:
+        raise ValueError(f"{what} has the entry {min(unknown)}, which nothing reads")
+
+
 def _sweep(row: dict[str, Any]) -> Sweep:
+    _only("a sweep", row, *Sweep.__dataclass_fields__)
     keep = row["keep"]
     return Sweep(
         str(row.get("name", row["force_type"])), row["force_type"],
@@ -212,14 +225,14 @@ def _published(row: dict[str, Any]) -> dict[str, str]:
 def _sparse(row: dict[str, Any]) -> dict[str, Any]:
     if not row:
         return {}
-    unknown = row.keys() - {"solver", "threshold"}
-    if unknown:
-        raise ValueError(f"sparse has the entry {min(unknown)}, which nothing reads")
+    _only("sparse", row, "solver", "threshold")
     return {"solver": dict(row["solver"]), "threshold": float(row["threshold"])}
 
 
 def _make(found: Path, data: dict[str, Any], profile: str) -> Experiment:
     goal = data["goal"]
+    if not isinstance(data["layers"], list):
+        raise TypeError("layers is no list of names")
     lengths = {p: int(data["iterations"][p]) for p in PARTS}
     return Experiment(
         folder=str(found.parent), profile=profile, title=str(data["title"]), net=str(data["net"]),
@@ -262,6 +275,13 @@ def _check(found: Path, made: Experiment) -> None:
     for row in made.sweep:
         if row.force_type not in POWERS:
             problems.append(f"force_type '{row.force_type}' is none of {', '.join(POWERS)}")
+        if row.name in STARTS:
+            problems.append(f"a sweep cannot have the name {row.name}")
+        # Nets are named by six digits of their strength.
+        if len({f"{x:g}" for x in row.force_decay}) < len(row.force_decay):
+            problems.append(f"{row.name} holds a strength twice")
+        if not all(map(math.isfinite, row.force_decay)):
+            problems.append(f"{row.name} has a strength that is not finite")
         if row.keep is not None and row.keep not in row.force_decay:
             problems.append(f"{row.name} keeps {row.keep:g}, which its sweep does not hold")
         problems += _wrong_fields(f"sweep {row.name}", row.solver)
@@ -276,7 +296,15 @@ def _check(found: Path, made: Experiment) -> None:
             problems.append(f"schedule '{part}' is none of {', '.join(PARTS)}")
         problems += _wrong_fields(f"schedule {part}", fields)
     problems += _wrong_fields("sparse", made.sparse.get("solver", {}))
-    if made.goal.against not in ("baseline", "control"):
+    if made.sparse and not made.sparse["threshold"] > 0:
+        problems.append("the threshold of sparse must be positive")
+    if made.sparse and all(row.keep is None for row in made.sweep):
+        problems.append("sparse wants a sweep that keeps a strength")
+    if len(set(made.seeds)) < len(made.seeds) or min(made.seeds, default=0) < 0:
+        problems.append("seeds must differ and be 0 or more")
+    if made.paper_ranks and ("full" not in made.paper_ranks or len(made.paper_ranks) < 2):
+        problems.append("paper_ranks wants 'full' and at least one net")
+    if made.goal.against not in STARTS:
         problems.append(f"goal is against '{made.goal.against}'; use baseline or control")
     if not 0 < made.energy <= 1:
         problems.append(f"energy {made.energy:g} is not in (0, 1]")

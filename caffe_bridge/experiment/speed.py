@@ -32,11 +32,20 @@ from caffe_bridge.experiment.stages import Stage, inside, run_stages, stage_seco
 from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export import convert
+from caffe_bridge.schema import format_text
 
 SPEED = "speed"
 WHOLE_NET = "(whole)"
 Results = dict[str, Any]
 _ENTRIES = {"kind", "title", "deploy", "seed", "batches", "threads", "nets"}
+
+
+def _counts(data: dict[str, Any]) -> bool:
+    """Whether seed, batches and threads are whole numbers."""
+    lists = (data["batches"], data["threads"])
+    return isinstance(data["seed"], int) and all(
+        isinstance(x, list) and x and all(isinstance(n, int) and n > 0 for n in x) for x in lists
+    )
 
 
 def load_speed(path: Path) -> dict[str, Any]:
@@ -50,7 +59,7 @@ def load_speed(path: Path) -> dict[str, Any]:
     known = isinstance(nets, list) and all(
         isinstance(net, dict) and {"name", "ranks", "paper", "error"} == set(net) for net in nets
     )
-    if set(data) != _ENTRIES or data["kind"] != SPEED or not known:
+    if set(data) != _ENTRIES or data["kind"] != SPEED or not known or not _counts(data):
         raise SchemaError(
             f"{path}: wants the entries {', '.join(sorted(_ENTRIES))}, and of each net name, "
             "ranks, paper and error; see solvers/alexnet/experiment.json."
@@ -65,7 +74,8 @@ class _Speed:
 
     def stages(self) -> list[Stage]:
         e = self.experiment
-        note = {"nets": e["nets"], "seed": e["seed"], "block": self.block}
+        deploy = format_text(read_net(Path(e["folder"]) / e["deploy"]))
+        note = {"nets": e["nets"], "seed": e["seed"], "block": self.block, "deploy": deploy}
         bench = {"batches": e["batches"], "threads": e["threads"], "quick": self.quick}
         return [
             Stage("onnx", "decompose and export to ONNX", self._onnx, note, ()),

@@ -77,6 +77,15 @@ def _file(name: str) -> Path:
     return Path("stages") / f"{name}.json"
 
 
+#: A result and how many seconds it took.
+_Timed = tuple[dict[str, Any], float]
+
+
+def _timed(work: Work, results: dict[str, Any]) -> _Timed:
+    started = time.monotonic()
+    return work(results), time.monotonic() - started
+
+
 class _Runner:
     """Runs what is ready; see :func:`run_stages`."""
 
@@ -94,7 +103,7 @@ class _Runner:
             before = [self.keys[name] for name in self.needs[stage.name]]
             self.keys[stage.name] = _digest(settings, stage.name, dict(stage.settings), before)
         self.results: dict[str, Any] = {}
-        self.running: dict[Future[dict[str, Any]], tuple[Stage, float]] = {}
+        self.running: dict[Future[_Timed], Stage] = {}
         self.started: set[str] = set()
         self.failure: BaseException | None = None
 
@@ -110,7 +119,7 @@ class _Runner:
         self.results[stage.name] = stored["result"]
         return True
 
-    def _begin(self, stage: Stage) -> float:
+    def _begin(self, stage: Stage) -> None:
         self.say(f"{self._head(stage)} ...")
         # What rests on the old result goes first: a run that is cut off leaves nothing stale.
         stale = {stage.name}
@@ -119,10 +128,9 @@ class _Runner:
                 stale.add(later.name)
         for name in stale:
             _file(name).unlink(missing_ok=True)
-        return time.monotonic()
 
-    def _end(self, stage: Stage, result: dict[str, Any], started: float) -> None:
-        seconds = time.monotonic() - started
+    def _end(self, stage: Stage, timed: _Timed) -> None:
+        result, seconds = timed
         kept = {"key": self.keys[stage.name], "seconds": seconds, "result": result}
         write_json(_file(stage.name), kept)
         self.results[stage.name] = json.loads(json.dumps(result))
@@ -132,10 +140,10 @@ class _Runner:
         """Wait for a running stage."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         for future in done:
-            stage, started = self.running.pop(future)
+            stage = self.running.pop(future)
             error = future.exception()
             if error is None:
-                self._end(stage, future.result(), started)
+                self._end(stage, future.result())
             elif self.failure is None:
                 self.failure = error
                 self.say(f"{self._head(stage)}: failed; waiting for {len(self.running)} others")
@@ -152,25 +160,31 @@ class _Runner:
             return stage
         return None
 
+    def _step(self, stage: Stage, pool: ThreadPoolExecutor) -> None:
+        """Start a stage, or run it here."""
+        self.started.add(stage.name)
+        if self._known(stage):
+            return
+        self._begin(stage)
+        if stage.parallel and self.jobs > 1:
+            self.running[pool.submit(_timed, stage.work, dict(self.results))] = stage
+        else:
+            self._end(stage, _timed(stage.work, self.results))
+
     def run(self) -> dict[str, Any]:
         with ThreadPoolExecutor(self.jobs) as pool:
             while len(self.results) < len(self.stages):
-                # What runs beside a failure is finished and kept.
                 stage = self._next() if self.failure is None else None
-                if stage is None and self.running:
-                    self._collect()
-                    continue
-                if stage is None:
+                if stage is None and not self.running:
                     break
-                self.started.add(stage.name)
-                if self._known(stage):
-                    continue
-                started = self._begin(stage)
-                if stage.parallel and self.jobs > 1:
-                    future = pool.submit(stage.work, dict(self.results))
-                    self.running[future] = (stage, started)
-                else:
-                    self._end(stage, stage.work(self.results), started)
+                try:
+                    if stage is None:
+                        self._collect()
+                    else:
+                        self._step(stage, pool)
+                except Exception as error:
+                    # What runs beside a failure is finished and kept.
+                    self.failure = self.failure or error
         if self.failure is not None:
             raise self.failure
         return {stage.name: self.results[stage.name] for stage in self.stages}

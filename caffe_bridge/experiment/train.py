@@ -65,8 +65,9 @@ class _Curves:
     def __init__(self, job: Job, text: str) -> None:
         self.path = Path(job.folder) / _CURVES
         parts = [text, job.weights, job.device, str(job.channels_last), str(job.passed_over)]
-        if job.weights:
-            parts.append(hashlib.sha256(Path(job.weights).read_bytes()).hexdigest())
+        net = str(parse_text(text, "SolverParameter", job.folder).net)
+        files = [net, job.weights] if job.weights else [net]
+        parts += [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         self.losses: list[list[float]] = []
         self.scores: list[list[float]] = []
@@ -115,6 +116,8 @@ def train(job: Job, progress: Progress) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     curves = _Curves(job, text)
     again = curves.matches()
+    if not again:
+        _clear(folder)
     with (folder / "train.log").open("a" if again else "w", encoding="utf-8") as log:
         engine = _engine(job, upgrade_solver(parse_text(text, "SolverParameter", str(path))))
         engine.log = stream_sink(log)
@@ -166,6 +169,12 @@ def _engine(job: Job, solver: Record) -> Solver:
     runtime = Runtime(job.device, channels_last=job.channels_last)
     runtime.prepare()
     return Solver(solver, make_net=lambda spec: RuntimeNet(spec, runtime), device=job.device)
+
+
+def _clear(folder: Path) -> None:
+    """Delete what another training left, whose snapshots must not be taken for this one's."""
+    for path in (*folder.glob("net_iter_*"), folder / _CURVES):
+        path.unlink(missing_ok=True)
 
 
 def _tidy(folder: Path, total: int) -> None:

@@ -11,6 +11,7 @@ gradient's norm in the middle layer.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class LayerForce:
 
     def ratio(self, force_type: str) -> float:
         """Force over gradient at force_decay 1."""
-        return self.force[force_type] / self.gradient if self.gradient else float("inf")
+        return self.force[force_type] / self.gradient
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Scan:
     rows: tuple[LayerForce, ...]
     batches: int
     assumed: bool
+    #: Layers that no gradient reaches (lr_mult 0), which are left out.
+    still: tuple[str, ...] = ()
 
     def proposal(self, force_type: str, share: float) -> float:
         """The force_decay that gives a force its share in the middle layer; two digits."""
@@ -68,7 +71,8 @@ class Scan:
     def as_dict(self) -> dict[str, Any]:
         """The scan as JSON values."""
         return {
-            "batches": self.batches, "assumed": self.assumed, "shares": dict(SHARES),
+            "batches": self.batches, "assumed": self.assumed, "still": list(self.still),
+            "shares": dict(SHARES),
             "layers": [
                 {
                     "layer": row.layer, "filters": row.filters, "weight_norm": row.weight,
@@ -104,7 +108,8 @@ def scan_forces(
         progress: called with the number of each finished batch.
 
     Raises:
-        SolverError: no blob could be forced, or no batch is asked for.
+        SolverError: no blob could be forced, no batch is asked for, or no gradient is a number
+            above zero.
     """
     blobs, assumed = _chosen(net)
     if not blobs or batches < 1:
@@ -136,4 +141,11 @@ def scan_forces(
         }
         norm = float(weight.double().norm())
         rows.append(LayerForce(blob.layer, weight.shape[0], norm, total / batches, forces))
-    return Scan(tuple(rows), batches, assumed)
+    moving = tuple(row for row in rows if 0 < row.gradient < math.inf)
+    if not moving:
+        raise SolverError(
+            f"{net.spec.name or 'the net'}: the gradient of {', '.join(row.layer for row in rows)} "
+            "is zero or not finite; check their lr_mult, the weights and the data."
+        )
+    still = tuple(row.layer for row in rows if row not in moving)
+    return Scan(moving, batches, assumed, still)

@@ -71,6 +71,22 @@ def test_parallel_stages_keep_their_order_of_need(tmp_path: Path) -> None:
     assert [found[name]["sum"] for name in "abc"] == [1, 2, 4]
 
 
+def test_what_runs_beside_a_failure_is_kept(tmp_path: Path) -> None:
+    def slow(_results: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.3)
+        return {}
+
+    def fail(_results: dict[str, Any]) -> dict[str, Any]:
+        raise SchemaError("not here")
+
+    stages = [Stage("a", "a", slow, needs=(), parallel=True), Stage("b", "b", fail, needs=())]
+    with inside(tmp_path):
+        with pytest.raises(SchemaError, match="not here"):
+            run_stages(stages, {}, lambda _text: None, jobs=2)
+        kept = json.loads(Path("stages/a.json").read_text())
+    assert 0.3 <= kept["seconds"] < 3
+
+
 def test_a_failing_parallel_stage_is_told(tmp_path: Path) -> None:
     def fail(_results: dict[str, Any]) -> dict[str, Any]:
         raise SchemaError("this one fails")
@@ -135,10 +151,16 @@ def test_a_training_by_hand_is_taken_over(
     shutil.rmtree(hand / "stages")
     log = hand / "Constant_0.0005_s1" / "train.log"
     assert "Test net output" in log.read_text()
-    solver = read_text(hand / "control_s1" / "solver.prototxt", "SolverParameter")
+    control = hand / "control_s1" / "solver.prototxt"
+    solver = read_text(control, "SolverParameter")
     solver.momentum = 0.8
-    write_text(solver, hand / "control_s1" / "solver.prototxt")
+    write_text(solver, control)
+    before = {path: path.read_bytes() for path in (hand / "control_s1").iterdir()}
     capsys.readouterr()
+    assert call(place, "hand", "--adopt") == 1
+    assert "differs from the experiment in momentum; move the folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (hand / "control_s1").iterdir()} == before
+    shutil.rmtree(hand / "control_s1")
     assert call(place, "hand", "--adopt") == 0
     told = capsys.readouterr().out
     assert "Constant_0.0005, seed 1: taken over" in told
@@ -149,6 +171,47 @@ def test_a_training_by_hand_is_taken_over(
     for key in ("weights", "iterations"):
         assert mine["Constant_0.0005_s1"][key] == theirs["Constant_0.0005_s1"][key]
     assert mine["ranks"]["tables"] == theirs["ranks"]["tables"]
+
+
+def test_a_changed_recipe_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(place / "recipes", place / "edited")
+    shutil.copytree(place / "out", place / "old")
+    solver = place / "edited" / "lenet" / "solver_force.prototxt"
+    arguments = ("--recipes", str(place / "edited"))
+    assert call(place, "old", *arguments) == 0
+    solver.write_text(solver.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    capsys.readouterr()
+    assert call(place, "old", *arguments) == 1
+    assert "solver_force.prototxt: changed since the stages" in capsys.readouterr().err
+
+
+def test_another_training_in_the_folder_is_not_resumed(place: Path, tmp_path: Path) -> None:
+    source = place / "out" / "control_s1" / "solver.prototxt"
+    solver = read_text(source, "SolverParameter")
+    net = read_net(place / "out" / solver.net)
+    solver.max_iter, solver.snapshot, solver.snapshot_prefix, solver.net = 12, 4, "n/net", "net"
+    start = str((place / "out" / "baseline_s1" / "net_iter_12.caffemodel").resolve())
+
+    class CutError(Exception):
+        pass
+
+    def cut(_title: str, done: int, _total: int, _loss: float) -> None:
+        if done == 10:
+            raise CutError
+
+    with inside(tmp_path):
+        Path("n").mkdir()
+        write_text(solver, "n/solver.prototxt")
+        write_text(net, "net")
+        with pytest.raises(CutError):
+            train(Job("n", start), cut)
+        for layer in net.layer:
+            if layer.type == "Data":
+                layer.data_param.batch_size = 5
+        write_text(net, "net")
+        seen: list[int] = []
+        train(Job("n", start), lambda _t, done, _n, _l: seen.append(done))
+        assert seen[0] == 1
 
 
 def test_profiles_replace_entries(place: Path) -> None:
@@ -283,6 +346,43 @@ def test_a_wrong_sparse_entry_is_told(tmp_path: Path, entry: dict[str, Any], tol
     write_recipes(tmp_path, sparse=entry)
     with pytest.raises(SchemaError, match=told):
         load_experiment(tmp_path / "lenet" / "experiment.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({"sweep": [{**ONE[0], "name": "control"}]}, "cannot have the name control"),
+     ({"sweep": [{**ONE[0], "solvers": {}}]}, "the entry solvers"),
+     ({"sweep": [{**ONE[0], "force_decay": [1e-3, 1.0000001e-3]}]}, "a strength twice"),
+     ({"sweep": [{**ONE[0], "force_decay": [1e-3, float("nan")]}]}, "not finite"),
+     ({"seeds": [1, 1]}, "seeds must differ"),
+     ({"layers": "conv1"}, "no list of names"),
+     ({"profiles": {"CPU": {}}}, "profiles wants"),
+     ({"paper_ranks": {"full": [20, 50]}}, "at least one net"),
+     ({"sweep": [{**ONE[0], "keep": None}]}, "keeps a strength")],
+)  # fmt: skip
+def test_a_wrong_experiment_is_told(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    write_recipes(tmp_path, **changed)
+    with pytest.raises(SchemaError, match=told):
+        load_experiment(tmp_path / "lenet" / "experiment.json")
+
+
+def test_unknown_layers_are_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recipes(place / "typo", layers=["conv1", "cnv2"])
+    assert call(place, "typo_out", "--recipes", str(place / "typo")) == 1
+    assert "has no layer cnv2; correct 'layers'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["runs", "seeds", "results"])
+def test_incomplete_results_are_told(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    found = document(place / "out")
+    del found[gone]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert main(["reproduce", "lenet", str(tmp_path), "--report-only"]) == 1
+    assert "an entry is missing or has the wrong form" in capsys.readouterr().err
+    assert main(["reproduce", "alexnet-speed", str(tmp_path), "--report-only"]) == 1
+    assert "holds another experiment" in capsys.readouterr().err
 
 
 def test_a_batch_of_its_own_and_seeds_that_only_fine_tune(place: Path) -> None:

@@ -34,7 +34,7 @@ def test_every_net_has_its_numbers(place: Path) -> None:
     for key in dense:
         assert 0 <= found[key]["accuracy"] <= 1
     assert max(model["worst"] for model in found["onnx"]["models"].values()) < 1e-4
-    assert len(found["bench"]["bench"]["models"]) == 17
+    assert len(found["bench"]["bench"]["models"]) == 19
 
 
 def test_baseline_and_force_net_are_compared_at_the_same_ranks(place: Path) -> None:
@@ -63,10 +63,10 @@ def test_a_report_is_rebuilt_from_results_alone(place: Path, tmp_path: Path) -> 
     out = place / "out"
     (tmp_path / "results.json").write_bytes((out / "results.json").read_bytes())
     assert main(["reproduce", "lenet", str(tmp_path), "--report-only"]) == 0
-    for name in ("report.html", "report.md", *(f"figures/{i}.svg" for i in range(1, 7))):
+    for name in ("report.html", "report.md", *(f"figures/{i}.svg" for i in range(1, 8))):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
     html = (tmp_path / "report.html").read_text()
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 7
     assert not re.search(r"(src|href)=\"https?://", html)
     assert "Fine-tuning from Constant" in html
 
