@@ -121,7 +121,8 @@ class Team(Ranks):
         """
         if self.rank == 0:
             solver.ranks = Ranks()
-            solver.ranks.rescue(solver)
+            with self.monitor.unhurried():
+                solver.ranks.rescue(solver)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
