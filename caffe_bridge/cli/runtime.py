@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,12 +55,14 @@ class Choice:
             click.UsageError: both --device and --gpu, or neither's form.
             BridgeError: no such device here.
         """
+        from caffe_bridge.solver.ranks import world_size
+
         if not self.gpu:
             check_device(self.device or "cpu")
             return self.device or "cpu"
         if self.device is not None:
             raise click.UsageError("--device and --gpu both name a device; give one of them.")
-        if "WORLD_SIZE" in os.environ:
+        if world_size() > 1:
             check_device("cuda")
             return "cuda"
         return f"cuda:{self.gpus()[0]}"

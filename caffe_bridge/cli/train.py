@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -101,7 +100,8 @@ def on_signals(
 @click.option("--log", "log_path", help="Append plain log lines to this file.")
 @click.option("--jsonl", help="Append a JSON object for each display, test, snapshot.")
 @click.option("--tensorboard", metavar="DIR", help="Write TensorBoard scalars there.")
-@click.option("--seed", type=click.IntRange(0), help="Instead of the solver's random_seed.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1),
+              help="Instead of the solver's random_seed.")  # fmt: skip
 @click.option("--level", type=int, help="Level of the training net's state.")
 @stage_option
 @click.option("--sigint_effect", "--sigint-effect", "sigint", type=EFFECTS, default="stop",
@@ -129,13 +129,18 @@ def command(
     from caffe_bridge.solver import Solver
     from caffe_bridge.solver.distributed import start_team
     from caffe_bridge.solver.loss_scale import LossScale
+    from caffe_bridge.solver.ranks import world_size
     from caffe_bridge.solver.resume import resume
 
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
     place, note = choice.place(), ""
     # A rank sees only the GPUs that the launching process chose.
-    if "WORLD_SIZE" not in os.environ and len(gpus := choice.gpus()) > 1:
+    alone = world_size() == 1
+    gpus = choice.gpus() if alone else []
+    if choice.cuda_graph and not (alone and len(gpus) < 2):
+        raise click.UsageError("--cuda-graph runs in one process; leave it out, or give one GPU.")
+    if len(gpus) > 1:
         launch_ranks(gpus, click.get_current_context().obj)
     for path in filter(None, (log_path, jsonl)):
         check_output(path, solver_path)
@@ -146,8 +151,10 @@ def command(
         param.keep_zeros = True
     if not (choice.device or choice.gpu):
         place, note = _solver_mode(param)
-    if param.debug_info and (choice.compile or choice.cuda_graph):
-        raise click.UsageError("debug_info needs every blob; leave --compile, --cuda-graph out.")
+    if param.debug_info and (choice.compile or choice.cuda_graph or choice.amp == "fp16"):
+        raise click.UsageError(
+            "debug_info needs every blob; leave --compile, --cuda-graph, --amp fp16 out."
+        )
     ranks, place = start_team(place, sync_bn, rank_timeout)
     first = ranks.rank == 0
     terminal = Console(stderr=True)
@@ -191,6 +198,9 @@ def command(
             sinks[:] = [stream_sink(stream)]
             for line in early:
                 sinks[0](line)
+        else:
+            sinks.clear()
+        early.clear()
         if first:
             _listen(solver, stack, jsonl, tensorboard)
         stack.callback(on_signals(solver, sigint, sighup))
@@ -222,6 +232,8 @@ def _solver_mode(param: Record) -> tuple[str, str]:
     """The device that the solver prototxt asks for, as Caffe's tool; a sentence if it is absent."""
     import torch
 
+    from caffe_bridge.solver.ranks import world_size
+
     if not param.has("solver_mode") or param.solver_mode != "GPU":
         return "cpu", ""
     number, count = int(param.device_id), torch.cuda.device_count()
@@ -230,7 +242,7 @@ def _solver_mode(param: Record) -> tuple[str, str]:
             f"solver_mode: GPU asks for GPU {number}, torch sees {count} CUDA devices; training on "
             "the CPU"
         )
-    return ("cuda" if "WORLD_SIZE" in os.environ else f"cuda:{number}"), ""
+    return ("cuda" if world_size() > 1 else f"cuda:{number}"), ""
 
 
 def _listen(solver: Solver, stack: ExitStack, jsonl: str | None, tensorboard: str | None) -> None:
@@ -251,11 +263,10 @@ def _report(solver: Solver, as_json: bool) -> None:
     from caffe_bridge.solver.snapshot import snapshot_paths
 
     param = solver.param
-    weights, _ = snapshot_paths(
+    weights, state = snapshot_paths(
         param.snapshot_prefix, solver.iteration, param.snapshot_format == "HDF5"
     )
-    every = int(param.snapshot)
-    written = param.snapshot_after_train or (every and solver.iteration % every == 0)
+    written = solver.last_snapshot == state and Path(weights).is_file()
     if as_json:
         print_json(
             {

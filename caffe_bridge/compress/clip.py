@@ -35,6 +35,7 @@ from caffe_bridge.solver import Solver
 from caffe_bridge.solver.nets import train_spec
 from caffe_bridge.solver.resume import rank_state, set_rank_state, snapshots
 from caffe_bridge.solver.snapshot import read_state, weights_beside
+from caffe_bridge.solver.start import begin
 
 #: Solver type -> which of its history blocks are sums of gradients; the others are of squares.
 FIRST_MOMENTS: dict[str, tuple[bool, ...]] = {
@@ -227,7 +228,12 @@ class RankClipper:
             )
 
     def solve(self) -> Solver:
-        """Train to the end; returns the solver of the last net."""
+        """Train to the end; returns the solver of the last net.
+
+        Raises:
+            SolverError: ``snapshot_prefix`` is not set or cannot be written.
+        """
+        begin(self.solver)
         every = int(self.solver.param.test_interval)
         while self.solver.iteration < int(self.solver.param.max_iter):
             left = int(self.solver.param.max_iter) - self.solver.iteration
@@ -237,7 +243,8 @@ class RankClipper:
             at = self.solver.iteration
             if at % every == 0 and (self.until == -1 or at <= self.until):
                 self.clip()
-        self.solver.solve()
+            self.solver.resumed = True  # the window of average_loss goes on
+        self.solver.finish()
         return self.solver
 
     def clip(self) -> bool:

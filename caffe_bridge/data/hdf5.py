@@ -90,7 +90,11 @@ class Hdf5Source(Source):
         return [(batch, *row) for row in self._rows]
 
     def next(self, batch: int) -> list[np.ndarray]:
-        """The next rows of every dataset."""
+        """The next rows of every dataset.
+
+        Raises:
+            DataError: the next file cannot be read; the source stays at the end of the last one.
+        """
         parts: list[list[np.ndarray]] = []
         missing = batch * self.ranks
         while missing:
@@ -100,12 +104,18 @@ class Hdf5Source(Source):
             missing -= len(rows)
             self._row += len(rows)
             if self._row == len(self._row_order):
+                before = self._file, self._file_order
                 self._file += 1
                 if self._file == len(self.files):
                     self._file = 0
                     if self.shuffle:
                         self._file_order = self.rng.permutation(self._file_order)
-                self._enter()
+                try:
+                    self._enter()
+                except DataError:
+                    # A snapshot taken now must name a file that can be read.
+                    self._file, self._file_order = before
+                    raise
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def state(self) -> dict[str, Any]:

@@ -13,12 +13,56 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import BackendError
+from caffe_bridge.layers.base import Layer
 from caffe_bridge.net.build import LearnableBlob
 
 #: Passes before recording, in which libraries choose their kernels and buffers.
 WARM_UP = 3
 
+#: Passes in which counts that layers keep must have come to rest.
+SETTLE = 3
+
 Pass = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
+
+
+class Settling:
+    """Watches, in the passes before recording, what layers hand to their next pass.
+
+    A replay does not run the layers' Python, so that every pass would start from what the recorded
+    one was handed. Counts that come to rest, as BatchNorm's, are waited for.
+
+    Args:
+        layers: the layers of the net.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = [layer for layer in layers if layer.carried]
+        self.passes = 0
+        self.done = not self.layers
+        self._before = self._carried()
+
+    def _carried(self) -> list[list[object]]:
+        return [[getattr(layer, name) for name in layer.carried] for layer in self.layers]
+
+    def look(self) -> None:
+        """Compare with the last look; called after every pass until ``done``.
+
+        Raises:
+            BackendError: a layer hands on something that will not rest.
+        """
+        self.passes += 1
+        self.done = True
+        before, self._before = self._before, self._carried()
+        for layer, old, new in zip(self.layers, before, self._before, strict=True):
+            counts = all(isinstance(value, int | float) for value in new)
+            if all(a is b or (counts and a == b) for a, b in zip(old, new, strict=True)):
+                continue
+            self.done = False
+            if self.passes >= SETTLE or not counts:
+                raise BackendError(
+                    f"{layer.spec.label()}: hands {', '.join(layer.carried)} to its next pass, "
+                    "which a CUDA graph cannot; leave --cuda-graph out."
+                )
 
 
 class RecordedPass:

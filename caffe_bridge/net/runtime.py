@@ -21,6 +21,7 @@ from caffe_bridge.layers.checks import deferred
 from caffe_bridge.log import Sink, silent
 from caffe_bridge.net.build import Built
 from caffe_bridge.net.compiled import CompiledPass, Pass, require_compiler
+from caffe_bridge.net.cuda_graph import RecordedPass, Settling
 from caffe_bridge.net.net import Net
 
 #: Layers whose products run in the low format: their sums are accumulated in float32 inside.
@@ -112,6 +113,7 @@ class RuntimeNet(Net):
                 for blob in layer.blobs if layer.type_name in LOW else ():
                     blob.data = self._laid_out(blob.data)
         #: What a training step runs: the loss and the outputs of a batch.
+        self._settling = Settling(self.built.layers) if runtime.cuda_graph else None
         self.forward_pass: Pass = CompiledPass(self, log) if runtime.compile else self.training_pass
 
     @property
@@ -184,21 +186,25 @@ class RuntimeNet(Net):
         return float(loss.detach())
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Forward and backward on a batch; the loss and the outputs."""
-        if self.runtime.cuda_graph:
+        """Forward and backward on a batch; the loss and the outputs.
+
+        Raises:
+            BackendError: a layer's state would be lost in a CUDA graph.
+        """
+        if self._settling and self._settling.done:
             loss, outputs = self._replay(batch)
         else:
             loss, outputs = self.forward_pass(batch)
             if loss.requires_grad:
                 (loss * self.loss_scale).backward()
+            if self._settling:
+                self._settling.look()
         *outputs, wrong = outputs
         if bool(wrong):
             self.replay()  # the layer that found a wrong value says so
         return loss, outputs
 
     def _replay(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        from caffe_bridge.net.cuda_graph import RecordedPass
-
         if not hasattr(self, "_recorded"):
             self._recorded = RecordedPass(self.training_pass, self.learnable, batch)
         return self._recorded(batch, self.loss_scale)

@@ -148,7 +148,7 @@ def upgrade_solver(solver: Record, path: str | os.PathLike[str] = "") -> Record:
     """Bring a SolverParameter to the current format, in place.
 
     ``solver_type`` becomes ``type``; ``snapshot_prefix`` is completed from the solver's file name
-    when it is unset or a folder.
+    when it is unset or a folder: one that exists, or a name that ends with a slash.
 
     Raises:
         SolverError: ``type`` and ``solver_type`` are both given.
@@ -165,6 +165,6 @@ def upgrade_solver(solver: Record, path: str | os.PathLike[str] = "") -> Record:
         stem = stem[: -len(Path(stem).suffix)] if Path(stem).suffix else stem
         if not solver.has("snapshot_prefix"):
             solver.snapshot_prefix = stem
-        elif Path(solver.snapshot_prefix).is_dir():
+        elif solver.snapshot_prefix.endswith("/") or Path(solver.snapshot_prefix).is_dir():
             solver.snapshot_prefix = str(Path(solver.snapshot_prefix) / Path(stem).name)
     return solver

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from caffe_bridge.errors import SolverError
 from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.solver.monitor import Monitor, RankLost
-from caffe_bridge.solver.ranks import Ranks
+from caffe_bridge.solver.ranks import Ranks, world_size
 from caffe_bridge.solver.sync_bn import share_statistics
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Team(Ranks):
         """
         if self.rank == 0:
             solver.ranks = Ranks()
-            solver.ranks.rescue(solver)
+            with self.monitor.unhurried():
+                solver.ranks.rescue(solver)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -135,8 +136,13 @@ class Team(Ranks):
         """Prepare a new solver: rank 0's weights, own data, own random numbers, averaging.
 
         Raises:
-            SolverError: a rank has another solver.
+            SolverError: a rank has another solver, or a net that replays CUDA graphs.
         """
+        if getattr(solver.net, "static_gradients", False):
+            raise SolverError(
+                f"{solver.param.where()}: recorded CUDA graphs hand no gradients to the other "
+                "ranks; train in one process, or leave --cuda-graph out."
+            )
         shapes = [tuple(blob.value.shape) for blob in solver.net.learnable]
         mine = (solver.param.type, int(solver.param.max_iter), shapes)
         if self.tell(mine) != mine:
@@ -254,14 +260,22 @@ def start_team(device: str, sync_bn: bool = False, limit: float = 60.0) -> tuple
         The ranks, and this rank's device: ``cuda:LOCAL_RANK`` for ``cuda``.
 
     Raises:
-        SolverError: incomplete environment, or a rank does not appear within ``limit``.
+        SolverError: incomplete environment, more ranks on this host than it has GPUs, or a rank
+            does not appear within ``limit``.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+    ranks = world_size()
+    if ranks < 2:
         return Ranks(), device
-    rank, ranks, port = _number("RANK"), _number("WORLD_SIZE"), _number("MASTER_PORT")
+    rank, port = _number("RANK"), _number("MASTER_PORT")
     host = os.environ.get("MASTER_ADDR", "localhost")
     if device.startswith("cuda"):
-        device = f"cuda:{_number('LOCAL_RANK')}"
+        local, count = _number("LOCAL_RANK"), torch.cuda.device_count()
+        if local >= count:
+            raise SolverError(
+                f"rank {rank} of {ranks} is rank {local} of its host, where torch sees {count} "
+                "CUDA devices; start one rank for each (--nproc-per-node)."
+            )
+        device = f"cuda:{local}"
         torch.cuda.set_device(device)
     keeps_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     prefix = f"caffe_bridge/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from caffe_bridge.errors import DataError, SchemaError, SolverError
+from caffe_bridge.errors import DataError, SchemaError
 from caffe_bridge.files import atomic_paths
 from caffe_bridge.graph import NetSpec
 from caffe_bridge.log import Sink, glog_line, silent
@@ -44,7 +44,7 @@ from caffe_bridge.solver.snapshot import (
     write_state,
 )
 from caffe_bridge.solver.solvable import SolvableNet
-from caffe_bridge.solver.start import check_writable, load_weights, make_folder, warn_idle_force
+from caffe_bridge.solver.start import begin, load_weights, make_folder, required_prefix, seed_data
 from caffe_bridge.solver.terms import gradient_terms
 from caffe_bridge.solver.terms.decay import check_regularization
 from caffe_bridge.solver.updates import update_rule
@@ -88,7 +88,7 @@ class Solver:
         for test_net in self.test_nets:
             share_weights(test_net.built, self.net.built)
         load_weights(self)
-        self._seed_data()
+        seed_data(self)
         self.iteration = 0
         self.step_index = 0
         self.terms = gradient_terms(solver, self.net.built)
@@ -116,15 +116,6 @@ class Solver:
         self.history = [[torch.zeros_like(b.value, requires_grad=False) for b in blobs]
                         for _ in range(self.rule.histories)]  # fmt: skip
         self.ranks.join(self)
-
-    def _seed_data(self) -> None:
-        if self.param.random_seed < 0:
-            return
-        for net in (self.net, *self.test_nets):
-            for index, layer in enumerate(net.built.layers):
-                seed = getattr(layer, "seed", None)
-                if callable(seed):
-                    seed(int(self.param.random_seed) + index)
 
     @property
     def force_decay(self) -> float:
@@ -201,15 +192,13 @@ class Solver:
 
     def solve(self) -> None:
         """Train to ``max_iter``, with the last snapshot, display and test as Caffe."""
-        every = int(self.param.snapshot)
-        if every or self.param.snapshot_after_train:
-            self._prefix()
-            if self.ranks.rank == 0:
-                check_writable(self.param)
-        warn_idle_force(self)
-        self.say("Solving " + self.net.built.spec.name, "solver.cpp:279")
-        self.say(f"Learning Rate Policy: {self.param.lr_policy}", "solver.cpp:280")
+        begin(self, bool(self.param.snapshot or self.param.snapshot_after_train))
         self.train(max(0, int(self.param.max_iter) - self.iteration))
+        self.finish()
+
+    def finish(self) -> None:
+        """The last snapshot, display and test of a run that is trained or was stopped."""
+        every = int(self.param.snapshot)
         if self.param.snapshot_after_train and (not every or self.iteration % every):
             self.snapshot()
         if self.ranks.agreed("stop", self.stop_requested):
@@ -328,7 +317,7 @@ class Solver:
                 written; older snapshots stay.
         """
         use_hdf5 = self.param.snapshot_format == "HDF5"
-        weights, state = snapshot_paths(self._prefix(), self.iteration, use_hdf5)
+        weights, state = snapshot_paths(required_prefix(self.param), self.iteration, use_hdf5)
         everyone = self.ranks.gather(rank_state(self))
         if everyone is None:
             return state
@@ -349,11 +338,6 @@ class Solver:
         self.last_snapshot, self.safe_iteration = state, self.iteration
         self.tell("snapshot", path=state)
         return state
-
-    def _prefix(self) -> str:
-        if not self.param.snapshot_prefix:
-            raise SolverError(f"{self.param.where()}: snapshots need snapshot_prefix; set it.")
-        return str(self.param.snapshot_prefix)
 
     def _diffs(self) -> list[Tensor]:
         """What ``snapshot_diff`` stores beside the weights: the last update, as in Caffe."""

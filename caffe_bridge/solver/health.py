@@ -54,6 +54,8 @@ def check_weights(solver: Solver) -> None:
 
 def advice(solver: Solver) -> str:
     """What a user can go back to."""
+    if solver.ranks.rank:
+        return "Rank 0 has the snapshots"
     if solver.last_snapshot:
         return f"The last good snapshot is {solver.last_snapshot}: resume from it with --snapshot"
     return "No snapshot was written before: start again"

@@ -9,14 +9,15 @@ writes the number of a signal to a pipe that it reads.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from caffe_bridge.errors import SolverError
@@ -25,7 +26,7 @@ from caffe_bridge.errors import SolverError
 BEAT = 0.5
 #: Seconds in which a living rank shows a sign of life even on a busy machine.
 PROMPT = 3.0
-#: Seconds until a process that cannot end by itself is ended.
+#: Seconds until a process that cannot end by itself is ended; one that failed is gone by then.
 LAST = 20.0
 
 
@@ -54,6 +55,7 @@ class Monitor:
         self._claimed = threading.Lock()
         self._stopped = threading.Event()
         self._ended_at: float | None = None
+        self._heard: float | None = None
         self._pipe = os.pipe()
         self._undo: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._watch, name="rank-monitor", daemon=True)
@@ -88,6 +90,16 @@ class Monitor:
         self._claimed.acquire(blocking=False)
         if not self._end:
             self._end, self._why = "failed", why
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """While this lasts the main thread, which ends the run, may take as long as it needs."""
+        self._claimed.acquire(blocking=False)
+        self._ended_at = math.inf
+        try:
+            yield
+        finally:
+            self._ended_at = time.monotonic()
 
     def finish(self) -> None:
         """Stop watching; this rank is done."""
@@ -170,6 +182,11 @@ class Monitor:
 
     def _leave(self, reason: str) -> None:
         """End this process, unless the main thread is about to."""
+        if self._failed():
+            # The collective breaks when that process is gone: the main thread then ends the run.
+            self._heard = self._heard or time.monotonic()
+            if time.monotonic() - self._heard < LAST:
+                return
         if not self._claimed.acquire(blocking=False):
             if self._ended_at is None:
                 self._ended_at = time.monotonic()

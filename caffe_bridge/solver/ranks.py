@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from caffe_bridge.errors import BridgeError
+from caffe_bridge.errors import BridgeError, SolverError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from caffe_bridge.solver.engine import Solver
+
+
+def world_size() -> int:
+    """How many processes a launcher started together: 1 without one, or when it started one.
+
+    Raises:
+        SolverError: ``WORLD_SIZE`` is no number.
+    """
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal():
+        raise SolverError(
+            f"the environment sets WORLD_SIZE to {text!r}; start the ranks with torchrun, or unset "
+            "it."
+        )
+    return max(1, int(text))
 
 
 class Ranks:

@@ -56,6 +56,12 @@ def read_state(path: str | os.PathLike[str]) -> State:
     return State(record.iter, record.current_step, record.learned_net, history)
 
 
+def _fits(stored: np.ndarray, mine: Tensor) -> bool:
+    """Whether the shapes are equal; old files hold four axes, the first ones of length 1."""
+    shape = tuple(mine.shape)
+    return stored.shape in (shape, (1,) * (4 - len(shape)) + shape)
+
+
 def check_history(path: str, state: State, history: list[Tensor]) -> None:
     """Compare stored history with the solver's tensors.
 
@@ -68,7 +74,7 @@ def check_history(path: str, state: State, history: list[Tensor]) -> None:
             "it was written by another solver type or for another net."
         )
     for index, (stored, mine) in enumerate(zip(state.history, history, strict=True)):
-        if tuple(stored.shape) != tuple(mine.shape):
+        if not _fits(stored, mine):
             raise SolverError(
                 f"{path}: history blob {index} has shape {tuple(stored.shape)}, this solver's has "
                 f"{tuple(mine.shape)}; it was written for another net."
@@ -78,7 +84,7 @@ def check_history(path: str, state: State, history: list[Tensor]) -> None:
 def restore_history(state: State, history: list[Tensor]) -> None:
     """Copy stored history, already checked, into the solver's tensors."""
     for stored, mine in zip(state.history, history, strict=True):
-        mine.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
+        mine.copy_(torch.from_numpy(np.ascontiguousarray(stored)).reshape(mine.shape))
 
 
 def weights_beside(learned: str, state: str | os.PathLike[str]) -> str:

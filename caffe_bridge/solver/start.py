@@ -48,6 +48,47 @@ def warn_idle_force(solver: Solver) -> None:
         )  # fmt: skip
 
 
+def seed_data(solver: Solver) -> None:
+    """Let every data layer draw from the solver's ``random_seed``, each in its own way."""
+    if solver.param.random_seed < 0:
+        return
+    for net in (solver.net, *solver.test_nets):
+        for index, layer in enumerate(net.built.layers):
+            seed = getattr(layer, "seed", None)
+            if callable(seed):
+                seed(int(solver.param.random_seed) + index)
+
+
+def begin(solver: Solver, snapshots: bool = True) -> None:
+    """Refuse before the first iteration what would end the run later; say that it begins.
+
+    Args:
+        solver: the solver.
+        snapshots: the run will write some.
+
+    Raises:
+        SolverError: ``snapshot_prefix`` is not set or cannot be written.
+    """
+    if snapshots:
+        required_prefix(solver.param)
+        if solver.ranks.rank == 0:
+            check_writable(solver.param)
+    warn_idle_force(solver)
+    solver.say("Solving " + solver.net.built.spec.name, "solver.cpp:279")
+    solver.say(f"Learning Rate Policy: {solver.param.lr_policy}", "solver.cpp:280")
+
+
+def required_prefix(param: Record) -> str:
+    """The snapshot prefix.
+
+    Raises:
+        SolverError: it is not set.
+    """
+    if not param.snapshot_prefix:
+        raise SolverError(f"{param.where()}: snapshots need snapshot_prefix; set it.")
+    return str(param.snapshot_prefix)
+
+
 def make_folder(param: Record) -> Path:
     """Make the folder of the snapshot prefix; returns it.
 

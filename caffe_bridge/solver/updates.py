@@ -124,7 +124,8 @@ def update_rule(solver: Record) -> UpdateRule:
     """The update rule of a solver.
 
     Raises:
-        SolverError: unknown type, or momentum where Caffe refuses it.
+        SolverError: unknown type, momentum where Caffe refuses it, or one with which Adam's
+            correction has no value.
     """
     if solver.type not in RULES:
         raise SolverError(
@@ -137,4 +138,11 @@ def update_rule(solver: Record) -> UpdateRule:
             f"{solver.where()}: momentum {solver.momentum} cannot be used with "
             f"{solver.type}; set 0."
         )
+    for field in ("momentum", "momentum2") if rule.name == "Adam" else ():
+        value = getattr(solver, field)
+        if not 0 <= value < 1:
+            raise SolverError(
+                f"{solver.where()}: Adam needs a {field} from 0 to below 1, and it is {value:g}; "
+                "change it."
+            )
     return rule

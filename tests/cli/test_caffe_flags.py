@@ -14,6 +14,7 @@ import pytest
 from caffe_bridge.cli.caffe_flags import normalise
 from caffe_bridge.cli.runtime import Choice
 from caffe_bridge.cli.train import _solver_mode, on_signals
+from caffe_bridge.errors import SolverError
 from caffe_bridge.schema import load_weights
 from caffe_bridge.solver import Solver, read_solver
 from tests.cli.nets import SOLVER, call
@@ -94,6 +95,7 @@ def test_fp16_trains_with_a_scaled_loss(folder: Path, capsys: Capture) -> None:
         (["--device", "cuda"], 1, "torch sees 0 CUDA devices"),
         (["--tensorboard", "tb"], 1, "caffe-bridge[tensorboard]"),
         (["-sigint_effect", "jump"], 2, "jump"),
+        (["--seed", "99999999999999999999"], 2, "'--seed'"),
     ],
 )
 def test_refusals(
@@ -158,6 +160,36 @@ def test_the_first_of_several_gpus_tests_and_times(monkeypatch: pytest.MonkeyPat
     assert Choice(gpu="2,0").place() == "cuda:2"
     assert Choice(gpu="all").place() == "cuda:0"
     assert Choice(gpu="").place() == "cpu"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert Choice(gpu="3").place() == "cuda:3"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert Choice(gpu="3").place() == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(SolverError, match="WORLD_SIZE to 'two'; start the ranks with torchrun"):
+        Choice(gpu="3").place()
+
+
+@pytest.mark.parametrize(("size", "gpus"), [("2", "0"), ("1", "0,1")])
+def test_cuda_graphs_are_for_one_process(
+    size: str, gpus: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = call(capsys, "train", "-solver", "solver.prototxt", "-gpu", gpus, "--cuda-graph")
+    assert (result.status, result.out) == (2, "")
+    assert "--cuda-graph runs in one process" in result.err
+
+
+def test_a_rank_without_a_gpu_is_refused(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3",
+                        "MASTER_PORT": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = call(capsys, "train", "-solver", "solver.prototxt", "-gpu", "all")
+    assert (result.status, result.out) == (1, "")
+    assert "rank 3 of 4 is rank 3 of its host, where torch sees 2 CUDA devices" in result.err
 
 
 def test_launched_ranks_train(folder: Path) -> None:
@@ -207,11 +239,12 @@ def test_flags_without_use_are_passed_over(folder: Path, capsys: Capture) -> Non
     assert result.status == 0, result.err
 
 
-def test_compile_and_debug_info_exclude_each_other(folder: Path, capsys: Capture) -> None:
+def test_debug_info_needs_every_blob(folder: Path, capsys: Capture) -> None:
     Path("d.prototxt").write_text(SOLVER + "debug_info: true\n")
-    result = call(capsys, "train", "-solver", "d.prototxt", "--compile")
-    assert result.status == 2
-    assert "debug_info needs every blob" in result.err
+    for flags in (["--compile"], ["--amp", "fp16"]):
+        result = call(capsys, "train", "-solver", "d.prototxt", *flags)
+        assert result.status == 2
+        assert "debug_info needs every blob" in result.err
     result = call(capsys, "train", "-solver", "d.prototxt")
     assert result.status == 0
     assert result.err.count("[Backward] Layer conv1, param blob 0 diff: ") == 3

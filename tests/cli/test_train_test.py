@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import signal
 import subprocess
@@ -154,6 +155,37 @@ def test_snapshots_of_every_few_iterations_are_named(folder: Path, capsys: Captu
     Path("solver.prototxt").write_text(SOLVER + "snapshot_after_train: false\n")
     result = call(capsys, "train", "--solver", "solver.prototxt", "--quiet", "--json")
     assert result.json["weights"] is None
+
+
+@pytest.mark.parametrize("more", ["snapshot: 500", "snapshot_after_train: false"])
+def test_a_snapshot_that_was_not_written_is_not_named(
+    more: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the test before the first iteration; an older run's files lie there."""
+    Path("solver.prototxt").write_text(SOLVER + more + "\n")
+    Path("snap_iter_0.caffemodel").write_text("old")
+
+    def interrupted(solver: Solver, _index: int) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return {}
+
+    monkeypatch.setattr("caffe_bridge.solver.engine.run_test", interrupted)
+    train = ("train", "--solver", "solver.prototxt", "--quiet")
+    result = call(capsys, *train)
+    assert (result.status, result.out.split(",")[0]) == (0, "iteration 0")
+    assert "caffemodel" not in result.out
+    assert call(capsys, *train, "--json").json["weights"] is None
+    assert not list(Path().glob("*.solverstate"))
+
+
+def test_lines_are_kept_for_a_log_only(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Solver] = []
+    monkeypatch.setattr("caffe_bridge.cli.train._report", lambda s, _json: found.append(s))
+    assert call(capsys, "train", "--solver", "solver.prototxt").status == 0
+    (solver,) = found
+    assert inspect.getclosurevars(solver.log).nonlocals["sinks"] == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", "0"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caffe_bridge.compress.clip import FIRST_MOMENTS, RankClipper, find_pairs
-from caffe_bridge.errors import PlanError
+from caffe_bridge.errors import PlanError, SolverError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, parse_text
@@ -131,6 +131,31 @@ def test_every_solver_goes_on_with_every_policy(tmp_path: Path, kind: str) -> No
     assert np.isfinite(solver.loss)
     for block, first in zip(solver.history, FIRST_MOMENTS[kind], strict=True):
         assert first or all(bool((h >= 0).all()) for h in block)
+
+
+def test_an_unwritable_prefix_is_told_before_training(tmp_path: Path) -> None:
+    param = setting(tmp_path, "snapshot_after_train: false")
+    (tmp_path / "file").write_text("")
+    param.snapshot_prefix = str(tmp_path / "file" / "x")
+    made = clipper(param, 0.7)
+    with pytest.raises(SolverError, match="cannot make the folder of snapshot_prefix"):
+        made.solve()
+    assert made.solver.iteration == 0
+
+
+def test_the_log_is_that_of_one_run(tmp_path: Path) -> None:
+    """One beginning and one end; average_loss goes on over the tests between."""
+    lines: list[str] = []
+    windows: list[int] = []
+    param = setting(tmp_path, "average_loss: 6")
+    made = RankClipper(Solver(param, log=lines.append), lambda p: Solver(p, log=lines.append), 1.0)
+    made.solver.callbacks.append(lambda engine: windows.append(len(engine.recent)))
+    made.solve()
+    assert windows == [1, 2, 3, 4, 5, *[6] * 7]
+    told = [line.split("] ")[1] for line in lines]
+    (begin,) = (i for i, line in enumerate(told) if line.startswith("Solving"))
+    assert begin < next(i for i, line in enumerate(told) if line.startswith("Iteration 4, Testing"))
+    assert told[-1] == "Optimization Done."
 
 
 def test_no_clip_between_tests(tmp_path: Path) -> None:

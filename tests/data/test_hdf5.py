@@ -101,6 +101,20 @@ def test_files_must_agree(folder: Path) -> None:
         source.next(4)
 
 
+def test_after_a_bad_file_its_state_goes_on_where_the_last_one_ended(folder: Path) -> None:
+    whole = (folder / "b.h5").read_bytes()
+    (folder / "b.h5").write_text("text")
+    source = Hdf5Source(layer(folder))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"b\.h5' is no HDF5 file"):
+            rows(source, 4)
+        again = Hdf5Source(layer(folder))
+        again.set_state(source.state())
+        source = again
+    (folder / "b.h5").write_bytes(whole)
+    assert rows(source, 5) == [3, 4, 5, 6, 0]
+
+
 def test_a_writer_adds_rows_and_gives_the_name_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "out.h5"
     target.write_text("old")

@@ -37,6 +37,11 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc
 """
 
 
+NORMLESS = NET.replace(
+    'layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "bn" }', ""
+).replace('"Scale" bottom: "bn"', '"Scale" bottom: "conv"')
+
+
 def spec() -> NetSpec:
     return parse_net(NET, "TRAIN")
 
@@ -135,6 +140,47 @@ def test_every_blob_of_a_partial_pass_can_be_computed_again() -> None:
 def test_refusals(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
         Runtime(**settings).prepare()
+
+
+SEQUENCE = """
+layer { name: "data" type: "Input" top: "x" top: "cont"
+  input_param { shape { dim: 3 dim: 2 dim: 4 } shape { dim: 3 dim: 2 } } }
+layer { name: "lstm" type: "LSTM" bottom: "x" bottom: "cont" top: "y"
+  recurrent_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "Reduction" bottom: "y" top: "loss" loss_weight: 1 }
+"""
+MARGIN = NET.replace('"InnerProduct" bottom: "ave"', '"InnerProduct" bottom: "ave" bottom: "label"')
+MARGIN = MARGIN.replace("Inner", "MarginInner").replace("inner_", "margin_inner_")
+NVCAFFE = NET.replace('"BatchNorm"', '"BatchNorm" batch_norm_param { scale_bias: true }')
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"), [(SEQUENCE, None), (MARGIN, None), (NET, 1), (NVCAFFE, 3), (NORMLESS, 0)]
+)
+def test_what_layers_hand_on_rests_before_a_graph_is_recorded(
+    text: str, plain: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph cannot run on the CPU: counted is after how many passes one would be recorded."""
+    passes: list[int] = []
+    recorded: list[int] = []
+
+    def record(net: Any, *_more: object) -> Any:
+        recorded.append(passes[-1])
+        return lambda batch, _scale: net(batch)
+
+    monkeypatch.setattr("caffe_bridge.net.runtime.RecordedPass", record)
+    net = RuntimeNet(parse_net(text, "TRAIN"), Runtime(cuda_graph=True))
+    given = feed() if text != SEQUENCE else {"x": torch.randn(3, 2, 4), "cont": torch.ones(3, 2)}
+    if plain is None:
+        with pytest.raises(BackendError, match=r"hands (state|passes) to its next pass"):
+            for _ in range(4):
+                net.forward_backward(given)
+        assert not recorded
+        return
+    for index in range(5):
+        passes.append(index)
+        net.forward_backward(given)
+    assert recorded == [plain]
 
 
 def test_deterministic_mode(monkeypatch: pytest.MonkeyPatch) -> None:

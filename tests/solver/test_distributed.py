@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed import HashStore
 
 from caffe_bridge.data import write_datums
+from caffe_bridge.errors import SolverError
+from caffe_bridge.net import Runtime, RuntimeNet
 from caffe_bridge.schema import load_weights
 from caffe_bridge.solver import Solver, read_solver
-from caffe_bridge.solver.distributed import make_buckets
+from caffe_bridge.solver.distributed import Team, make_buckets
+from caffe_bridge.solver.monitor import Monitor
 from caffe_bridge.solver.ranks import Ranks
 from caffe_bridge.solver.resume import resume
 from tests.shared import REPO
@@ -271,6 +275,15 @@ def test_one_process_alone() -> None:
     ranks = Ranks()
     assert ranks.gather(3) == [3] and ranks.tell(4) == 4
     assert ranks.agreed("stop", True) and not ranks.agreed("snapshot", False)
+
+
+def test_recorded_graphs_are_refused(folder: Path) -> None:
+    """Replayed gradients would reach the buckets too late, without a word."""
+    param = read_solver(folder / "sgd_3.solver")
+    solver = Solver(param, make_net=lambda spec: RuntimeNet(spec, Runtime(cuda_graph=True)))
+    team = Team(0, 2, Monitor(HashStore(), 0, 2, 60.0, ""))
+    with pytest.raises(SolverError, match="train in one process, or leave --cuda-graph out"):
+        team.join(solver)
 
 
 def test_gradients_lie_in_buckets() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from caffe_bridge import files as files_module
 from caffe_bridge.errors import BridgeError, SchemaError, SolverError, WeightError
-from caffe_bridge.schema import load_weights, read_binary
+from caffe_bridge.schema import load_weights, read_binary, write_binary
 from caffe_bridge.solver import Solver, read_solver
 from caffe_bridge.solver import engine as engine_module
 from caffe_bridge.solver.snapshot import State, read_state, snapshot_paths, write_state
@@ -166,6 +166,7 @@ def test_prefix_comes_from_the_solver_file(tmp_path: Path) -> None:
         ("", tmp_path / "lenet_solver"),
         (f"snapshot_prefix: '{tmp_path}'", tmp_path / "lenet_solver"),
         (f"snapshot_prefix: '{tmp_path / 'x'}'", tmp_path / "x"),
+        (f"snapshot_prefix: '{tmp_path}/new/'", tmp_path / "new" / "lenet_solver"),
     ):
         path.write_text(f"net: '{net}' base_lr: 0.1 lr_policy: 'fixed' {line}")
         state = Solver(read_solver(path)).snapshot()
@@ -217,6 +218,21 @@ def test_a_refused_state_changes_nothing(tmp_path: Path) -> None:
         sgd.restore(wrong)
     assert sgd.iteration == 1
     for got, want in zip(everything(sgd), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_history_of_old_files_has_four_axes(tmp_path: Path) -> None:
+    first, second = (solver(tmp_path, "momentum: 0.9") for _ in range(2))
+    first.step(3)
+    state = first.snapshot()
+    record = read_binary(state, "SolverState")
+    for blob in record.history:
+        sizes = [1] * (4 - len(blob.shape.dim)) + [int(size) for size in blob.shape.dim]
+        blob.num, blob.channels, blob.height, blob.width = sizes
+        blob.clear("shape")
+    write_binary(record, state)
+    second.restore(state)
+    for got, want in zip(everything(second), everything(first), strict=True):
         np.testing.assert_array_equal(got, want)
 
 

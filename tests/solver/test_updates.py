@@ -194,6 +194,8 @@ def test_computed_gradients_reach_the_weights(tmp_path: Path) -> None:
         ("type: 'Lion'", "solver type 'Lion' is not known"),
         ("type: 'AdaGrad' momentum: 0.9", "momentum 0.9 cannot be used with AdaGrad"),
         ("type: 'RMSProp' momentum: 0.9", "momentum 0.9 cannot be used with RMSProp"),
+        ("type: 'Adam' momentum: 1", "Adam needs a momentum from 0 to below 1, and it is 1;"),
+        ("type: 'Adam' momentum2: 1.5", "Adam needs a momentum2 from 0 to below 1, and it is 1.5;"),
         ("regularization_type: 'L3'", "regularization_type 'L3' is not known"),
     ],
 )
