@@ -55,7 +55,8 @@ def check_rank(target: Target, method: Decomposition, rank: Rank, where: str) ->
     """Refuse a rank that the layer cannot have.
 
     Raises:
-        PlanError: below 1, not divisible by the group, or above the largest.
+        PlanError: below 1, not divisible by the group, above the largest, or two that do not go
+            together.
     """
     largest = method.max_rank(target.blob, target.group)
     for name, part, most in zip(method.rank_names, parts(rank), parts(largest), strict=True):
@@ -70,6 +71,9 @@ def check_rank(target: Target, method: Decomposition, rank: Rank, where: str) ->
                 f"layer exactly ({target.num_output} filters of {target.inputs} weights, group "
                 f"{target.group}); use {most} or less."
             )
+    misfit = method.misfit(target, rank)
+    if misfit:
+        raise PlanError(f"{where}: {target.label}: {misfit}.")
 
 
 def fitted(
