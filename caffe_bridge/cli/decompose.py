@@ -25,6 +25,7 @@ from caffe_bridge.cli.decompose_steps import (
     plan_numbers,
     ranks_of_responses,
     read_json,
+    require_layers,
     to_onnx,
     write,
     write_report,
@@ -37,7 +38,7 @@ from caffe_bridge.cli.plan import (
     strict_option,
     summary,
 )
-from caffe_bridge.errors import BridgeError, PlanError, VerifyError
+from caffe_bridge.errors import BridgeError, VerifyError
 
 #: Frozen here, so that help needs no import of what registers them.
 METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "spatial_h", "tucker", "cp")
@@ -150,19 +151,18 @@ def command(
             config=read_json(config, dict, "rank") if config is not None else None,
             except_layers=read_json(except_path, list, "layer") if except_path else (),
             method=method, rule=rule, include_fc=fc, block=align_block(align),
-            floor=least_rank(floor, rule), force_whole_if_not_smaller=only_smaller,
+            floor=least_rank(floor, rule),
+            # Whether a layer saves something, its last rank says.
+            force_whole_if_not_smaller=only_smaller and not response_ranks,
             config_name=config or "config",
         )  # fmt: skip
-        if not plan.decomposed():
-            reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
-            raise PlanError(
-                f"{net}: has no layer to decompose with these options and the weights of {weights}"
-                f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
-            )
+        require_layers(plan, net, weights)
     if response_ranks and calibrate and energy:
         plan = ranks_of_responses(
-            net, weights, plan, calibrate, batches, energy, rule, align_block(align)
-        )
+            net, weights, plan, calibrate, batches, energy, rule, align_block(align),
+            least_rank(floor, rule), only_smaller,
+        )  # fmt: skip
+        require_layers(plan, net, weights)
     written, plan, renewed = write(
         net, weights, plan, output, hdf5, calibrate=calibrate, recalibrate=recalibrate,
         batches=batches, relu=relu_aware, symmetric=symmetric,

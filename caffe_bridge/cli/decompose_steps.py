@@ -96,7 +96,7 @@ def inputs_from(model: Net, source: str, batches: int) -> list[Feed]:
 
 def ranks_of_responses(
     net: str, weights: str, plan: Plan, source: str, batches: int, energy: float, rule: str,
-    block: int,
+    block: int, floor: int, only_smaller: bool,
 ) -> Plan:  # fmt: skip
     """The plan with the ranks that keep a share of the responses' energy.
 
@@ -110,7 +110,23 @@ def ranks_of_responses(
 
     feeds = inputs_from(Net(net, "TEST", weights=weights), source, batches)
     record, stored = read_net(net), load_weights(weights)
-    return with_response_ranks(plan, record, stored, feeds, energy, rule, block)
+    return with_response_ranks(
+        plan, record, stored, feeds, energy, rule, block, floor, only_smaller
+    )
+
+
+def require_layers(plan: Plan, net: str, weights: str) -> None:
+    """Refuse a plan in which every layer stays.
+
+    Raises:
+        PlanError: it is one; says why the first layers stay.
+    """
+    if not plan.decomposed():
+        reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
+        raise PlanError(
+            f"{net}: has no layer to decompose with these options and the weights of {weights}"
+            f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
+        )
 
 
 def write(
@@ -188,7 +204,13 @@ def check_usage() -> None:
             raise click.UsageError(f"{option} has no effect without --energy.")
     if "measure" in given and context.params["target"] != "ort-cpu":
         raise click.UsageError("--measure times forms on this processor; add --target ort-cpu.")
-    unplanned = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    ranks = context.params["ranks"]
+    if {"rule", "ranks"} <= given and not ranks.endswith(".json"):
+        raise click.UsageError("--rule has no effect with --ranks, which are given already.")
+    unplanned = {
+        "method": "--method", "except_path": "--except", "fc": "--fc", "rule": "--rule",
+        "align": "--align",
+    }  # fmt: skip
     timed = sorted(given & _TIMED)
     for name in given & {"method", "except_path", "fc", "rule", "align"} if timed else ():
         raise click.UsageError(

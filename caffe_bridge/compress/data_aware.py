@@ -29,9 +29,8 @@ from caffe_bridge.compress.chain import as_stored, layer_param, pointwise
 from caffe_bridge.compress.decompose import decomposition, total
 from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
 from caffe_bridge.compress.plan import LayerPlan, Plan
-from caffe_bridge.compress.planner import fitted, shown
+from caffe_bridge.compress.planner import adjusted, fitted, shown, unless_larger
 from caffe_bridge.compress.rank import rank_for
-from caffe_bridge.compress.rank.align import align
 from caffe_bridge.compress.relu_aware import before_relu, fit_before_relu
 from caffe_bridge.compress.responses import Factors, moments, node_index, regress, responses
 from caffe_bridge.compress.rewrite import Blobs, as_weights_of, rewrite
@@ -158,7 +157,7 @@ def output_ranks(
 
 def with_response_ranks(
     plan: Plan, net: Record, weights: Weights, feeds: Sequence[Feed], energy: float, rule: str,
-    block: int = 0,
+    block: int = 0, floor: int = 0, only_smaller: bool = False,
 ) -> Plan:  # fmt: skip
     """A plan whose pca and svd layers have the ranks of their responses (:func:`output_ranks`).
 
@@ -170,6 +169,8 @@ def with_response_ranks(
         energy: ratio for the rule.
         rule: name of the rank rule.
         block: round ranks per group up to a multiple of it; 0 for no rounding.
+        floor: raise the ranks to this many in each group before.
+        only_smaller: layers of any method that would not save multiply-accumulates become whole.
 
     Raises:
         PlanError: ratio or rule are wrong.
@@ -182,15 +183,18 @@ def with_response_ranks(
     for entry in plan.layers:
         target = targets.get(entry.layer)
         if entry.layer in found and isinstance(target, Target):
-            method, rank = decomposition(entry.method, entry.options), found[entry.layer].rank
-            if block:
-                most = method.max_rank(target.blob, target.group)
-                rank = align(rank, most, target.group, block)
-            reason = found[entry.layer].reason
-            entries.append(fitted(target, method, rank, reason, None, entry.options))
-        else:
-            entries.append(entry)
-    return replace(plan, layers=entries, settings={**plan.settings, "ranks_of": "responses"})
+            method, chosen = decomposition(entry.method, entry.options), found[entry.layer]
+            rank, reason = adjusted(target, method, total(chosen.rank), chosen.reason, block, floor)
+            entry = fitted(target, method, rank, reason, None, entry.options)
+        if only_smaller and not entry.whole and isinstance(target, Target):
+            entry = unless_larger(entry, target)
+        entries.append(entry)
+    settings = {
+        **plan.settings,
+        "ranks_of": "responses",
+        "force_whole_if_not_smaller": only_smaller,
+    }
+    return replace(plan, layers=entries, settings=settings)
 
 
 def decompose_with_data(

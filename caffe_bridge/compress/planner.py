@@ -98,6 +98,31 @@ def fitted(
     )
 
 
+def adjusted(
+    target: Target, method: Decomposition, rank: Rank, reason: str, block: int, floor: int
+) -> tuple[Rank, str]:
+    """A rank raised to ``floor`` in each group and rounded up to ``block``; 0 leaves it."""
+    largest = method.max_rank(target.blob, target.group)
+    raised = raise_to(rank, largest, target.group, floor)
+    if raised != rank:
+        rank, reason = raised, f"{reason}; rank {rank} raised to the floor of {floor}"
+    aligned = align(rank, largest, target.group, block) if block else rank
+    if aligned != rank:
+        end = f"; rank {rank} rounded up to the block of {block}"
+        if any(part % block for part in parts(aligned)):
+            end += f", at most {aligned}"
+        rank, reason = aligned, reason + end
+    return rank, reason
+
+
+def unless_larger(entry: LayerPlan, target: Target) -> LayerPlan:
+    """The entry, or a whole layer where it saves no multiply-accumulates."""
+    if (entry.theoretical_speedup or 0.0) > 1.0:
+        return entry
+    gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
+    return _whole(target.name, f"rank {entry.rank} of {target.num_output} saves {gain}")
+
+
 def _floored(target: Target, rank: Rank) -> tuple[Rank, str]:
     made = tuple(max(r // target.group, 1) * target.group for r in parts(rank))
     floored: Rank = made[0] if isinstance(rank, int) else made
@@ -197,26 +222,14 @@ def _entry(
             spectra = method.spectrum(target.blob, target.group)
         rank = method.choose(target.blob, target.group, ratio, rule, spectra)
         reason = REASONS.get(rule, "rule {rule} with {ratio:g}").format(ratio=ratio, rule=rule)
-        largest = method.max_rank(target.blob, target.group)
-        raised = raise_to(rank, largest, target.group, rounding.floor)
-        if raised != rank:
-            rank, reason = raised, f"{reason}; rank {rank} raised to the floor of {rounding.floor}"
+        floor = rounding.floor
     else:
         rank, reason = _floored(target, method.ranks(target, choice.rank))
-    if rounding.block:
-        block, largest = rounding.block, method.max_rank(target.blob, target.group)
-        aligned = align(rank, largest, target.group, block)
-        if aligned != rank:
-            end = f"; rank {rank} rounded up to the block of {block}"
-            if any(part % block for part in parts(aligned)):
-                end += f", at most {aligned}"
-            rank, reason = aligned, reason + end
+        floor = 0
+    rank, reason = adjusted(target, method, rank, reason, rounding.block, floor)
     check_rank(target, method, rank, source)
     entry = fitted(target, method, rank, reason, spectra, choice.options)
-    if rounding.smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
-        gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
-        return _whole(target.name, f"rank {rank} of {target.num_output} saves {gain}")
-    return entry
+    return unless_larger(entry, target) if rounding.smaller else entry
 
 
 def make_plan(
