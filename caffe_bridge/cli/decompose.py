@@ -8,6 +8,7 @@ import click
 
 from caffe_bridge.cli.common import (
     align_block,
+    check_folder,
     console,
     floor_option,
     json_option,
@@ -20,6 +21,7 @@ from caffe_bridge.cli.common import (
 )
 from caffe_bridge.cli.decompose_steps import (
     check_usage,
+    files_of,
     larger,
     make_budget_plan,
     plan_numbers,
@@ -130,13 +132,14 @@ def command(
     from caffe_bridge.graph import read_net
 
     check_usage()
+    check_folder(output, files_of(hdf5), net, weights, *filter(None, (calibrate, recalibrate)))
     timed = target_speedup is not None or budget_ms is not None
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
         plan = refreshed(load_plan(plan_path), net, weights)
     elif budget:
-        excepted = read_json(except_path, list, "list") if except_path else []
+        excepted = read_json(except_path, list, "layer") if except_path else []
         plan = make_budget_plan(net, weights, budget, excepted, fc, align_block(align), sensitivity)
     elif timed:
         plan = make_timed_plan(
@@ -167,6 +170,8 @@ def command(
         net, weights, plan, output, hdf5, calibrate=calibrate, recalibrate=recalibrate,
         batches=batches, relu=relu_aware, symmetric=symmetric,
     )  # fmt: skip
+    # One of an earlier run would be that of another net.
+    written.net.with_suffix(".onnx").unlink(missing_ok=True)
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},

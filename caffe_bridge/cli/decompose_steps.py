@@ -27,7 +27,7 @@ def read_json(path: str, kind: type, what: str) -> Any:
     """The value of a JSON file.
 
     Raises:
-        PlanError: no JSON, or another kind of value.
+        PlanError: no JSON, another kind of value, or a list of other things than names.
     """
     try:
         value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
@@ -35,7 +35,10 @@ def read_json(path: str, kind: type, what: str) -> Any:
         raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
         raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
-    if not isinstance(value, kind):
+    good = isinstance(value, kind) and (
+        kind is dict or all(isinstance(item, str) for item in value)
+    )
+    if not good:
         form = '{"conv2": 26}' if kind is dict else '["conv1"]'
         raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
@@ -167,6 +170,12 @@ def write(
             blobs[name] = [blob.detach().cpu().numpy().copy() for blob in model.layer(name).blobs]
         plan.settings["recalibrated"] = renewed
     return write_decomposed(made, blobs, plan, output, hdf5), plan, renewed
+
+
+def files_of(hdf5: bool) -> tuple[str, ...]:
+    """Names of the files that the verb writes into its folder."""
+    weights = "lowrank.caffemodel" + (".h5" if hdf5 else "")
+    return "lowrank.prototxt", weights, "plan.json", "report.md", "lowrank.onnx"
 
 
 def check_usage() -> None:

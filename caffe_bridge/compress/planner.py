@@ -37,7 +37,7 @@ REASONS = {
 
 def unknown_layer(net: Record, name: str, where: str) -> PlanError:
     """The error for a layer that a plan or list names and the net lacks."""
-    near = difflib.get_close_matches(name, [layer.name for layer in net.layer], n=3)
+    near = difflib.get_close_matches(str(name), [layer.name for layer in net.layer], n=3)
     hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
     return PlanError(f"{where}: {net.origin or 'the net'} has no layer '{name}'.{hint}")
 
