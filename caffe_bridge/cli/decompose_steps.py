@@ -35,10 +35,8 @@ def read_json(path: str, kind: type, what: str) -> Any:
         raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
         raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
-    good = isinstance(value, kind) and (
-        kind is dict or all(isinstance(item, str) for item in value)
-    )
-    if not good:
+    items: Any = value if isinstance(value, list) else ()
+    if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
         form = '{"conv2": 26}' if kind is dict else '["conv1"]'
         raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
