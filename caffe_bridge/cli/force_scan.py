@@ -85,7 +85,7 @@ def command(
     groups = bool(solver.force_groups) if solver is not None else False
     scan = scan_forces(model, batches, decay, groups)
     if scan.still:
-        warn(f"{net}: no finite gradient reaches {', '.join(scan.still)}; left out.")
+        warn(f"{net}: no gradient above zero reaches {', '.join(scan.still)}; left out.")
     if as_json:
         print_json(scan.as_dict())
         return

@@ -13,6 +13,8 @@ from caffe_bridge.data.write import write_datums
 from tests.shared import REPO
 
 FORCES = ("Constant", "Degradation")
+#: One kind of force in two strengths.
+ONE = [{"force_type": "Constant", "force_decay": [5e-4, 1e-3], "keep": 1e-3}]
 
 
 def write_digits(folder: Path) -> None:

@@ -18,16 +18,13 @@ from caffe_bridge.compress.rewrite import as_weights_of
 from caffe_bridge.errors import SchemaError
 from caffe_bridge.experiment.adapt import spatial_layers, training_net
 from caffe_bridge.experiment.lowrank import merged
-from caffe_bridge.experiment.spec import load_experiment
 from caffe_bridge.experiment.stages import Stage, inside, run_stages
 from caffe_bridge.experiment.train import Job, train
 from caffe_bridge.graph import read_net
 from caffe_bridge.net import Net
 from caffe_bridge.schema import load_weights, parse_text, read_text, write_text
-from tests.experiment.digits import call, document, write_digits, write_recipes
+from tests.experiment.digits import ONE, call, document, write_digits, write_recipes
 from tests.shared import REPO
-
-ONE = [{"force_type": "Constant", "force_decay": [5e-4, 1e-3], "keep": 1e-3}]
 
 
 @pytest.fixture(scope="module")
@@ -214,24 +211,6 @@ def test_another_training_in_the_folder_is_not_resumed(place: Path, tmp_path: Pa
         assert seen[0] == 1
 
 
-def test_profiles_replace_entries(place: Path) -> None:
-    path = place / "recipes" / "lenet" / "experiment.json"
-    cpu, gpu = load_experiment(path, "cpu"), load_experiment(path, "gpu")
-    assert (cpu.tests, gpu.tests) == (2, 1)
-    assert (cpu.channels_last, gpu.channels_last) == (True, False)
-    assert document(place / "out")["settings"]["profile"] == "cpu"
-
-
-@pytest.mark.parametrize("name", ["lenet", "cifar10_full", "cifar10_resnet20"])
-def test_the_shipped_experiments_are_sound(name: str) -> None:
-    for profile in ("cpu", "gpu"):
-        made = load_experiment(REPO / "solvers" / name / "experiment.json", profile)
-        net = read_net(REPO / "solvers" / name / made.net)
-        assert set(made.layers) <= {layer.name for layer in net.layer}
-        steps = made.schedule.get("force", {}).get("stepvalue", [0])
-        assert max(steps) < made.iterations["force"]
-
-
 def test_merged_weights_compute_what_the_low_rank_net_does() -> None:
     text = """
     layer { name: "data" type: "Input" top: "data"
@@ -332,38 +311,6 @@ def test_low_rank_nets_are_sparsified(place: Path) -> None:
     assert {"Constant_sparse", "baseline_at_Constant_sparse"} <= set(models)
     page = (place / "out" / "report.html").read_text()
     assert "Zeros of sparsified low-rank nets (Figure 8)" in page
-
-
-@pytest.mark.parametrize(
-    ("entry", "told"),
-    [({"threshold": 0.1}, "KeyError: 'solver'"),
-     ({"solver": {}, "threshold": 1, "share": 1}, "the entry share"),
-     ({"solver": {"breadth": 1}, "threshold": 1}, "'breadth', which no solver has"),
-     ({"solver": {"breadth_decay": "much"}, "threshold": 1}, "'much', which is of the wrong kind"),
-     ({"solver": {"stepvalue": 3}, "threshold": 1}, "3, which is of the wrong kind")],
-)  # fmt: skip
-def test_a_wrong_sparse_entry_is_told(tmp_path: Path, entry: dict[str, Any], told: str) -> None:
-    write_recipes(tmp_path, sparse=entry)
-    with pytest.raises(SchemaError, match=told):
-        load_experiment(tmp_path / "lenet" / "experiment.json")
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [({"sweep": [{**ONE[0], "name": "control"}]}, "cannot have the name control"),
-     ({"sweep": [{**ONE[0], "solvers": {}}]}, "the entry solvers"),
-     ({"sweep": [{**ONE[0], "force_decay": [1e-3, 1.0000001e-3]}]}, "a strength twice"),
-     ({"sweep": [{**ONE[0], "force_decay": [1e-3, float("nan")]}]}, "not finite"),
-     ({"seeds": [1, 1]}, "seeds must differ"),
-     ({"layers": "conv1"}, "no list of names"),
-     ({"profiles": {"CPU": {}}}, "profiles wants"),
-     ({"paper_ranks": {"full": [20, 50]}}, "at least one net"),
-     ({"sweep": [{**ONE[0], "keep": None}]}, "keeps a strength")],
-)  # fmt: skip
-def test_a_wrong_experiment_is_told(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    write_recipes(tmp_path, **changed)
-    with pytest.raises(SchemaError, match=told):
-        load_experiment(tmp_path / "lenet" / "experiment.json")
 
 
 def test_unknown_layers_are_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

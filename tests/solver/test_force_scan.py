@@ -63,6 +63,22 @@ def test_a_net_without_weights_to_force_is_refused(net: Net) -> None:
         scan_forces(net, 1)
 
 
+def test_layers_that_no_gradient_reaches_are_left_out(net: Net) -> None:
+    for blob in net.learnable:
+        if blob.value.ndim >= 2:
+            blob.force_mult = 1.0
+    assert len(scan_forces(net, 1).rows) == 2
+    net.learnable[0].value.requires_grad_(False)
+    scan = scan_forces(net, 1)
+    assert scan.still == ("ip1",)
+    assert [row.layer for row in scan.rows] == ["ip2"]
+    assert scan.as_dict()["still"] == ["ip1"] and scan.proposal("Constant", 0.01) > 0
+    for blob in net.learnable:
+        blob.value.requires_grad_(blob.value.ndim < 2)
+    with pytest.raises(SolverError, match="gradient of ip1, ip2 is zero or not finite"):
+        scan_forces(net, 1)
+
+
 def test_the_verb_takes_a_net_or_a_solver(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
