@@ -25,7 +25,9 @@ from caffe_bridge.errors import DataError
 _KERNEL = "_kernel_time"
 _COARSE_MS = 0.01
 #: Endings of the layers that a decomposition makes of one.
-PARTS = ("_lowrank", "_linear", "_v", "_h", "_group0", "_group1")
+PARTS = (
+    "_lowrank", "_linear", "_v", "_h", "_in", "_core", "_out", "_group0", "_group1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from caffe_bridge.bench.machine import Machine
 from caffe_bridge.bench.timing import Schedule, SpeedUp, Stats
 from caffe_bridge.errors import SchemaError
 from caffe_bridge.files import atomic_write, require_file
+from caffe_bridge.onnx_export.verify import difference as largest_gap
 
 SCHEMA_VERSION = 1
 
@@ -90,7 +91,10 @@ class BenchResult:
 def difference(
     baseline: dict[str, np.ndarray], other: dict[str, np.ndarray]
 ) -> Difference | None:  # fmt: skip
-    """Compare outputs in their order; None unless number and shapes agree."""
+    """Compare outputs in their order; None unless number and shapes agree.
+
+    Infinite where one model gives NaN or infinity and the other does not.
+    """
     pairs = list(zip(baseline.values(), other.values(), strict=False))
     if len(baseline) != len(other) or any(a.shape != b.shape for a, b in pairs) or not pairs:
         return None
@@ -98,8 +102,8 @@ def difference(
     for a, b in pairs:
         if not a.size:
             continue
-        gap = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
-        scale = float(np.abs(a.astype(np.float64)).max())
+        gap = largest_gap(b, a)[0]
+        scale = float(np.abs(a[np.isfinite(a)].astype(np.float64)).max(initial=0.0))
         largest = max(largest, gap)
         relative = max(relative, gap / scale if scale else (np.inf if gap else 0.0))
     first, second = pairs[-1]

@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,18 @@ def check_output(path: str, *sources: str) -> None:
     for source in sources:
         if target.exists() and Path(source).exists() and target.samefile(source):
             raise BridgeError(f"{path}: would overwrite the input; give another name.")
+
+
+def check_folder(folder: str, names: Iterable[str], *sources: str) -> None:
+    """Refuse, before any work, a folder in which a file to write would replace an input.
+
+    Raises:
+        BridgeError: one of the files ``names`` in it is one of ``sources``.
+    """
+    for target in (Path(folder, name) for name in names):
+        for source in sources:
+            if target.exists() and Path(source).exists() and target.samefile(source):
+                raise BridgeError(f"{target}: would overwrite the input; give another folder.")
 
 
 def require_onnx(path: str) -> Path:

@@ -8,6 +8,7 @@ import click
 
 from caffe_bridge.cli.common import (
     align_block,
+    check_folder,
     console,
     floor_option,
     json_option,
@@ -20,11 +21,13 @@ from caffe_bridge.cli.common import (
 )
 from caffe_bridge.cli.decompose_steps import (
     check_usage,
+    files_of,
     larger,
     make_budget_plan,
     plan_numbers,
     ranks_of_responses,
     read_json,
+    require_layers,
     to_onnx,
     write,
     write_report,
@@ -37,7 +40,7 @@ from caffe_bridge.cli.plan import (
     strict_option,
     summary,
 )
-from caffe_bridge.errors import BridgeError, PlanError, VerifyError
+from caffe_bridge.errors import BridgeError, VerifyError
 
 #: Frozen here, so that help needs no import of what registers them.
 METHODS = ("pca", "svd", "kmeans", "weight_svd", "spatial", "spatial_h", "tucker", "cp")
@@ -129,13 +132,14 @@ def command(
     from caffe_bridge.graph import read_net
 
     check_usage()
+    check_folder(output, files_of(hdf5), net, weights, *filter(None, (calibrate, recalibrate)))
     timed = target_speedup is not None or budget_ms is not None
     if ranks and ranks.endswith(".json"):
         config, ranks = ranks, None
     if plan_path:
         plan = refreshed(load_plan(plan_path), net, weights)
     elif budget:
-        excepted = read_json(except_path, list, "list") if except_path else []
+        excepted = read_json(except_path, list, "layer") if except_path else []
         plan = make_budget_plan(net, weights, budget, excepted, fc, align_block(align), sensitivity)
     elif timed:
         plan = make_timed_plan(
@@ -150,23 +154,24 @@ def command(
             config=read_json(config, dict, "rank") if config is not None else None,
             except_layers=read_json(except_path, list, "layer") if except_path else (),
             method=method, rule=rule, include_fc=fc, block=align_block(align),
-            floor=least_rank(floor, rule), force_whole_if_not_smaller=only_smaller,
+            floor=least_rank(floor, rule),
+            # Whether a layer saves something, its last rank says.
+            force_whole_if_not_smaller=only_smaller and not response_ranks,
             config_name=config or "config",
         )  # fmt: skip
-        if not plan.decomposed():
-            reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
-            raise PlanError(
-                f"{net}: has no layer to decompose with these options and the weights of {weights}"
-                f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
-            )
+        require_layers(plan, net, weights)
     if response_ranks and calibrate and energy:
         plan = ranks_of_responses(
-            net, weights, plan, calibrate, batches, energy, rule, align_block(align)
-        )
+            net, weights, plan, calibrate, batches, energy, rule, align_block(align),
+            least_rank(floor, rule), only_smaller,
+        )  # fmt: skip
+        require_layers(plan, net, weights)
     written, plan, renewed = write(
         net, weights, plan, output, hdf5, calibrate=calibrate, recalibrate=recalibrate,
         batches=batches, relu=relu_aware, symmetric=symmetric,
     )  # fmt: skip
+    # One of an earlier run would be that of another net.
+    written.net.with_suffix(".onnx").unlink(missing_ok=True)
     result: dict[str, Any] = {
         "net": str(written.net), "weights": str(written.weights), "plan": str(written.plan),
         "ranks": {entry.layer: entry.rank for entry in plan.decomposed()},

@@ -27,7 +27,7 @@ def read_json(path: str, kind: type, what: str) -> Any:
     """The value of a JSON file.
 
     Raises:
-        PlanError: no JSON, or another kind of value.
+        PlanError: no JSON, another kind of value, or a list of other things than names.
     """
     try:
         value = json.loads(require_file(path, what).read_text(encoding="utf-8"))
@@ -35,7 +35,8 @@ def read_json(path: str, kind: type, what: str) -> Any:
         raise PlanError(f"{path}: is a binary file, expected JSON.") from None
     except ValueError as error:
         raise PlanError(f"{path}: is no valid JSON ({error}); correct it.") from None
-    if not isinstance(value, kind):
+    items: Any = value if isinstance(value, list) else ()
+    if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
         form = '{"conv2": 26}' if kind is dict else '["conv1"]'
         raise PlanError(f"{path}: should hold {what}s as {form}, found {json.dumps(value)[:40]}.")
     return value
@@ -96,7 +97,7 @@ def inputs_from(model: Net, source: str, batches: int) -> list[Feed]:
 
 def ranks_of_responses(
     net: str, weights: str, plan: Plan, source: str, batches: int, energy: float, rule: str,
-    block: int,
+    block: int, floor: int, only_smaller: bool,
 ) -> Plan:  # fmt: skip
     """The plan with the ranks that keep a share of the responses' energy.
 
@@ -110,7 +111,23 @@ def ranks_of_responses(
 
     feeds = inputs_from(Net(net, "TEST", weights=weights), source, batches)
     record, stored = read_net(net), load_weights(weights)
-    return with_response_ranks(plan, record, stored, feeds, energy, rule, block)
+    return with_response_ranks(
+        plan, record, stored, feeds, energy, rule, block, floor, only_smaller
+    )
+
+
+def require_layers(plan: Plan, net: str, weights: str) -> None:
+    """Refuse a plan in which every layer stays.
+
+    Raises:
+        PlanError: it is one; says why the first layers stay.
+    """
+    if not plan.decomposed():
+        reasons = "; ".join(f"{e.layer}: {e.reason}" for e in plan.layers[:5])
+        raise PlanError(
+            f"{net}: has no layer to decompose with these options and the weights of {weights}"
+            f"{f' ({reasons})' if reasons else ''}; use --fc, --config or other weights."
+        )
 
 
 def write(
@@ -153,6 +170,12 @@ def write(
     return write_decomposed(made, blobs, plan, output, hdf5), plan, renewed
 
 
+def files_of(hdf5: bool) -> tuple[str, ...]:
+    """Names of the files that the verb writes into its folder."""
+    weights = "lowrank.caffemodel" + (".h5" if hdf5 else "")
+    return "lowrank.prototxt", weights, "plan.json", "report.md", "lowrank.onnx"
+
+
 def check_usage() -> None:
     """Refuse options that contradict each other.
 
@@ -188,7 +211,13 @@ def check_usage() -> None:
             raise click.UsageError(f"{option} has no effect without --energy.")
     if "measure" in given and context.params["target"] != "ort-cpu":
         raise click.UsageError("--measure times forms on this processor; add --target ort-cpu.")
-    unplanned = {"method": "--method", "except_path": "--except", "fc": "--fc"}
+    ranks = context.params["ranks"]
+    if {"rule", "ranks"} <= given and not ranks.endswith(".json"):
+        raise click.UsageError("--rule has no effect with --ranks, which are given already.")
+    unplanned = {
+        "method": "--method", "except_path": "--except", "fc": "--fc", "rule": "--rule",
+        "align": "--align",
+    }  # fmt: skip
     timed = sorted(given & _TIMED)
     for name in given & {"method", "except_path", "fc", "rule", "align"} if timed else ():
         raise click.UsageError(

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from caffe_bridge.cli.common import (
+    check_folder,
     console,
     input_option,
     json_option,
@@ -50,6 +51,8 @@ def command(
     from caffe_bridge.compress.sparse.shrink import shrink, write_net
 
     shapes = parse_shapes(inputs)
+    name = "shrunk.caffemodel.h5" if hdf5 else "shrunk.caffemodel"
+    check_folder(output, ("shrunk.prototxt", name, "shrunk.onnx"), net, weights)
     made = shrink(net, weights, shapes, seed)
     proto, exported = _export(net, weights, made, shapes) if onnx else (None, {})
     folder = Path(output)
@@ -57,13 +60,15 @@ def command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BridgeError(f"{folder}: cannot make this folder ({error.strerror}).") from error
-    name = "shrunk.caffemodel.h5" if hdf5 else "shrunk.caffemodel"
     prototxt, stored = write_net(made.net, made.blobs, folder / "shrunk.prototxt", folder / name)
     result: dict[str, Any] = {
         "net": str(prototxt), "weights": str(stored), "worst": made.worst,
         "parameters": made.weights, "layers": [asdict(row) for row in made.layers],
     }  # fmt: skip
-    if proto is not None:
+    if proto is None:
+        # One of an earlier run would be that of another net.
+        (folder / "shrunk.onnx").unlink(missing_ok=True)
+    else:
         from caffe_bridge.onnx_export import save
 
         result |= {"onnx": str(save(proto, folder / "shrunk.onnx")), **exported}

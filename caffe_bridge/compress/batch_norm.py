@@ -6,11 +6,14 @@ v = s_1 / s_2 (both 0 where s_2 is 0); a Scale layer supplies gamma and beta. Af
     gamma (W x + b - m) / sqrt(v + eps) + beta  =  W' x + b',
     W' = W gamma / sqrt(v + eps),   b' = (b - m) gamma / sqrt(v + eps) + beta.
 
-Of a decomposed layer only the last link precedes the BatchNorm, so only that one changes.
+NVCaffe's and Intel's BatchNorm bring gamma and beta of their own, in front of those of a Scale;
+one with Intel's ``relu`` stays. Of a decomposed layer only the last link precedes the BatchNorm, so
+only that one changes.
 
 Recalibration takes the BatchNorm layers front to back: each gets the mean and variance of its input
 over all batches, with the new statistics of those before it already in force. That is the
-population that the net sees when it is used; averages of batch statistics (as in Wu and Johnson,
+population that the net sees when it is used (Caffe and Intel keep the variance over count - 1,
+NVCaffe that over count); averages of batch statistics (as in Wu and Johnson,
 "Rethinking batch in BatchNorm", 2021) come near it in one pass instead of one for each layer.
 """
 
@@ -65,8 +68,20 @@ def _scale_after(net: Net, node: Node) -> Node | None:
     return reader if param.axis == 1 and param.num_axes == 1 else None
 
 
+def _without_values(net: Net, nodes: Sequence[Node | None], source: str) -> str:
+    """The reason where the weights lack one of the layers; empty if they have all."""
+    for node in nodes:
+        if node is not None and node.layer.name in net.missing:
+            own = node.layer.type == "BatchNorm"
+            what = "no statistics for it" if own else f"no values for {node.layer.name}"
+            return f"{source} holds {what}"
+    return ""
+
+
 def _refusal(net: Net, node: Node, producer: Node | None) -> str:
     layer = net.layer(node.layer.name)
+    if layer.p.relu:
+        return "it rectifies its answer (relu: true)"
     if not layer.use_global_stats:
         return "it uses the statistics of the batch"
     if producer is None or producer.layer.type not in _FOLDABLE:
@@ -101,12 +116,17 @@ def _scaled(record: Record, weight: np.ndarray, factor: np.ndarray) -> np.ndarra
 def _fold(net: Net, node: Node, producer: Node, scale: Node | None, made: Folded) -> None:
     layer = net.layer(node.layer.name)
     mean, variance = (v.double().numpy() for v in layer.statistics())
-    factor = 1.0 / np.sqrt(variance + float(layer.p.eps))
+    factor = 1.0 / np.sqrt(variance + layer.eps)
     shift = np.zeros_like(mean)
+    own = [blob.detach().double().numpy() for blob in layer.blobs[3:]]
+    if layer.scaled:
+        factor = factor * own[0]
+    if layer.biased:
+        shift = own[1]
     if scale is not None:
         gamma, *beta = made.blobs.pop(scale.layer.name)
-        factor = factor * gamma.reshape(-1)
-        shift = beta[0].reshape(-1).astype(np.float64) if beta else shift
+        factor, shift = factor * gamma.reshape(-1), shift * gamma.reshape(-1)
+        shift = shift + beta[0].reshape(-1) if beta else shift
     made.blobs.pop(node.layer.name)
     weight, *rest = made.blobs[producer.layer.name]
     bias = rest[0].reshape(-1).astype(np.float64) if rest else np.zeros_like(mean)
@@ -142,13 +162,13 @@ def fold_batch_norm(net: NetLike, weights: WeightsLike) -> Folded:
         if node.layer.type != "BatchNorm":
             continue
         producer = makers.get(node.inputs[0].index)
-        reason = _refusal(built, node, producer)
-        if node.layer.name in built.missing:
-            reason = f"{stored.source} holds no statistics for it"
+        scale = _scale_after(built, node)
+        reason = _without_values(built, (node, producer, scale), stored.source)
+        reason = reason or _refusal(built, node, producer)
         if reason or producer is None:
             made.kept[node.layer.name] = reason
             continue
-        _fold(built, node, producer, _scale_after(built, node), made)
+        _fold(built, node, producer, scale, made)
     return made
 
 
@@ -185,8 +205,8 @@ def recalibrate(net: Net, feeds: Sequence[Feed]) -> list[str]:
             second += ((rows - mean[:, None]) ** 2).sum(dim=1) + gap**2 * (count * new / whole)
             first += gap * (new / whole)
             count = whole
-        # Caffe keeps the unbiased variance.
-        for blob, found in zip(layer.blobs, (first, second / max(count - 1, 1), 1.0), strict=True):
+        variance = second / (count if layer.means else max(count - 1, 1))
+        for blob, found in zip(layer.blobs[:3], (first, variance, 1.0), strict=True):
             blob.copy_(torch.as_tensor(found).to(blob.dtype))
         done.append(layer.name)
     return done

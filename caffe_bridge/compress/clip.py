@@ -2,7 +2,8 @@
 
 Wang et al., "Group Scissor", DAC 2017, as the reference's lowrank_netsolver.py does it. A pair is
 ``<name>_lowrank`` with weight L (r, K), and ``<name>_linear`` with weight U (N, r) on its top; each
-group of a convolution has its own L and U. With L = V S Q^T,
+group of a convolution has its own L and U. Either of them may hold the kernel (pca, weight_svd): U
+is then one matrix for every position. With L = V S Q^T,
 
     V_M   the first M columns of V, M the least rank with s_1^2 + .. + s_M^2 >= energy |L|^2
     L' = V_M^T L,    b_L' = V_M^T b_L,    U' = U V_M,    b_U stays
@@ -123,10 +124,11 @@ def _clip_rows(values: Tensor, basis: Tensor, pair: Pair) -> Tensor:
 
 
 def _clip_columns(values: Tensor, basis: Tensor, pair: Pair) -> Tensor:
-    """U V of each group."""
+    """U V of each group, at every position of the kernel."""
     turned = values.T if pair.transposed else values
-    columns = turned.double().reshape(pair.group, turned.shape[0] // pair.group, -1)
-    made = (columns @ basis).reshape(turned.shape[0], -1, *turned.shape[2:])
+    filters, ranks = turned.shape[:2]
+    columns = turned.double().reshape(pair.group, filters // pair.group, ranks, -1)
+    made = torch.einsum("gnrk,grm->gnmk", columns, basis).reshape(filters, -1, *turned.shape[2:])
     return made.T if pair.transposed else made
 
 

@@ -12,7 +12,8 @@ finds the rank-r map of g that comes nearest to y:
 et al., "Accelerating very deep convolutional networks for classification and detection", TPAMI
 2016; the asymmetric form, front to back, is theirs as well. Groups are solved each for itself.
 
-The layers made are those of filter PCA, so names, ranks and costs are the same; a layer without a
+The layers made are those of filter PCA, for ``svd`` with the scale where its ``balance`` wants it,
+so names, ranks and costs are the same; a layer without a
 bias gets one, which the mean needs. Only second moments [N, N] are kept of each layer, from
 ``positions`` seeded random places of every batch item.
 """
@@ -28,10 +29,10 @@ from caffe_bridge.compress.calibration import Feed, Moments
 from caffe_bridge.compress.chain import as_stored, layer_param, pointwise
 from caffe_bridge.compress.decompose import decomposition, total
 from caffe_bridge.compress.decompose.base import LINEAR, LOWRANK
+from caffe_bridge.compress.decompose.svd import EXPONENT, Svd
 from caffe_bridge.compress.plan import LayerPlan, Plan
-from caffe_bridge.compress.planner import fitted, shown
+from caffe_bridge.compress.planner import adjusted, fitted, shown, unless_larger
 from caffe_bridge.compress.rank import rank_for
-from caffe_bridge.compress.rank.align import align
 from caffe_bridge.compress.relu_aware import before_relu, fit_before_relu
 from caffe_bridge.compress.responses import Factors, moments, node_index, regress, responses
 from caffe_bridge.compress.rewrite import Blobs, as_weights_of, rewrite
@@ -62,11 +63,33 @@ def _left(found: Moments, vectors: np.ndarray, reduced: np.ndarray) -> tuple[flo
     return max(float(left), 0.0), float(np.trace(yy))
 
 
-def put_factors(target: Target, solved: Sequence[Factors], blobs: Blobs) -> None:
-    """Put the factors of every group into the blobs, as filter PCA stores them."""
+def _share(entry: LayerPlan) -> float:
+    """The power of a rank's scale that the combination takes."""
+    method = decomposition(entry.method, entry.options)
+    return EXPONENT[method.balance] if isinstance(method, Svd) else 0.0
+
+
+def put_factors(
+    target: Target, solved: Sequence[Factors], blobs: Blobs, share: float = 0.0
+) -> None:  # fmt: skip
+    """Put the factors of every group into the blobs, as filter PCA stores them.
+
+    Args:
+        target: the layer.
+        solved: the factors of its groups; the columns of the combinations have norm 1.
+        blobs: takes the blobs of both layers.
+        share: the power of the norm of a rank's basis filter that goes to the combination, as of
+            :mod:`svd <caffe_bridge.compress.decompose.svd>`.
+    """
     filters = np.split(target.weight.astype(np.float64), target.group)
-    basis = np.concatenate([s[1] @ part for s, part in zip(solved, filters, strict=True)])
-    combination = np.concatenate([s[0] for s in solved])
+    bases, combinations = [], []
+    for (vectors, reduced, _), part in zip(solved, filters, strict=True):
+        made = reduced @ part
+        norm = np.linalg.norm(made, axis=1)
+        scale = np.where(norm > 0, norm, 1.0) ** share
+        bases.append(made / scale[:, None])
+        combinations.append(vectors * scale)
+    basis, combination = np.concatenate(bases), np.concatenate(combinations)
     bias = np.concatenate([s[2] for s in solved])
     if target.bias is not None:
         bias = bias + target.bias
@@ -80,10 +103,12 @@ def put_factors(target: Target, solved: Sequence[Factors], blobs: Blobs) -> None
     blobs[target.name + LINEAR] = [as_stored(pair[1], target), as_stored(bias, target)]
 
 
-def _replace(target: Target, found: list[Moments], rank: int, exact: bool, blobs: Blobs) -> float:
+def _replace(
+    target: Target, found: list[Moments], rank: int, exact: bool, blobs: Blobs, share: float
+) -> float:
     """Put the data-aware factors into the blobs; returns the relative error of the responses."""
     solved = [regress(part, rank // target.group, exact) for part in found]
-    put_factors(target, solved, blobs)
+    put_factors(target, solved, blobs, share)
     errors = [_left(part, s[0], s[1]) for part, s in zip(found, solved, strict=True)]
     norm = sum(n for _, n in errors)
     return float(np.sqrt(sum(e for e, _ in errors) / norm)) if norm > 0 else 0.0
@@ -158,7 +183,7 @@ def output_ranks(
 
 def with_response_ranks(
     plan: Plan, net: Record, weights: Weights, feeds: Sequence[Feed], energy: float, rule: str,
-    block: int = 0,
+    block: int = 0, floor: int = 0, only_smaller: bool = False,
 ) -> Plan:  # fmt: skip
     """A plan whose pca and svd layers have the ranks of their responses (:func:`output_ranks`).
 
@@ -170,6 +195,8 @@ def with_response_ranks(
         energy: ratio for the rule.
         rule: name of the rank rule.
         block: round ranks per group up to a multiple of it; 0 for no rounding.
+        floor: raise the ranks to this many in each group before.
+        only_smaller: layers of any method that would not save multiply-accumulates become whole.
 
     Raises:
         PlanError: ratio or rule are wrong.
@@ -182,15 +209,18 @@ def with_response_ranks(
     for entry in plan.layers:
         target = targets.get(entry.layer)
         if entry.layer in found and isinstance(target, Target):
-            method, rank = decomposition(entry.method, entry.options), found[entry.layer].rank
-            if block:
-                most = method.max_rank(target.blob, target.group)
-                rank = align(rank, most, target.group, block)
-            reason = found[entry.layer].reason
-            entries.append(fitted(target, method, rank, reason, None, entry.options))
-        else:
-            entries.append(entry)
-    return replace(plan, layers=entries, settings={**plan.settings, "ranks_of": "responses"})
+            method, chosen = decomposition(entry.method, entry.options), found[entry.layer]
+            rank, reason = adjusted(target, method, total(chosen.rank), chosen.reason, block, floor)
+            entry = fitted(target, method, rank, reason, None, entry.options)
+        if only_smaller and not entry.whole and isinstance(target, Target):
+            entry = unless_larger(entry, target)
+        entries.append(entry)
+    settings = {
+        **plan.settings,
+        "ranks_of": "responses",
+        "force_whole_if_not_smaller": only_smaller,
+    }
+    return replace(plan, layers=entries, settings=settings)
 
 
 def decompose_with_data(
@@ -254,14 +284,14 @@ def decompose_with_data(
         if not isinstance(target, Target):
             continue
         other = Net(load_net(made, "TEST"), weights=as_weights_of(blobs)) if asymmetric else None
-        rank = total(wanted[name].rank)
+        rank, share = total(wanted[name].rank), _share(wanted[name])
         if relu and before_relu(whole, name):
             batches = responses(whole, target, feeds, other, positions)
             solved, errors[name] = fit_before_relu(target, batches, rank, not asymmetric)
-            put_factors(target, solved, blobs)
+            put_factors(target, solved, blobs, share)
             continue
         parts = moments(whole, target, feeds, other, positions)
-        errors[name] = _replace(target, parts, rank, not asymmetric, blobs)
+        errors[name] = _replace(target, parts, rank, not asymmetric, blobs, share)
     way = "asymmetric" if asymmetric else "symmetric"
     entries = [
         replace(e, error=shown(errors[e.layer]), energy=shown(1 - errors[e.layer] ** 2),

@@ -29,9 +29,10 @@ _MEASURED = (
 def refreshed(plan: Plan, net: NetLike, weights: WeightsLike) -> Plan:
     """A plan whose numbers belong to its ranks, after somebody changed them by hand.
 
-    Where the energy that an entry claims is not what its method and rank keep of the weight, its
-    energy, error and theoretical speed-up are computed again and its times go, as do the times of
-    the net. Numbers of a fit to data become those of the weights, and its times stay.
+    Where the energy that an entry claims is not what its method and rank keep of the weight, or the
+    theoretical speed-up not theirs (energies of two ranks may be nearly equal), its energy, error
+    and theoretical speed-up are computed again and its times go, as do the times of the net.
+    Numbers of a fit to data become those of the weights, and its times stay.
 
     Args:
         plan: a plan for the net.
@@ -44,6 +45,8 @@ def refreshed(plan: Plan, net: NetLike, weights: WeightsLike) -> Plan:
     stored = as_weights(weights)
     found = find_targets(as_record(net), stored)
     with_data = "data_aware" in plan.settings
+    # A budget of multiply-accumulates counts them at the sizes of the net, not for large maps.
+    at_sizes = plan.settings.get("budget") == "macs"
     entries = []
     changed = False
     for entry in plan.layers:
@@ -63,7 +66,9 @@ def refreshed(plan: Plan, net: NetLike, weights: WeightsLike) -> Plan:
         if entry.energy is None:
             made = replace(made, reason=entry.reason, ms_before=entry.ms_before)
             changed = True
-        elif abs(entry.energy - (made.energy or 0.0)) <= _ROUNDED:
+        elif abs(entry.energy - (made.energy or 0.0)) <= _ROUNDED and (
+            at_sizes or entry.theoretical_speedup in (None, made.theoretical_speedup)
+        ):
             made = entry
         elif with_data and entry.theoretical_speedup == made.theoretical_speedup:
             made = replace(

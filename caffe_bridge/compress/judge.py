@@ -24,11 +24,13 @@ _ENDS = ("Softmax", "SoftmaxWithLoss", "Accuracy", "ArgMax")
 
 
 def judged_blob(net: Net) -> str:
-    """The blob whose error is measured: what the last layer scores, or what it makes."""
-    node = net.built.graph.nodes[-1]
-    if node.layer.type in _ENDS:
-        return node.inputs[0].blob
-    return node.outputs[0].blob
+    """The blob whose error is measured: what the last layer scores, or what it makes.
+
+    Layers without tops (Silence) make nothing; one that makes a scalar, such as a loss, scores.
+    """
+    node = [node for node in net.built.graph.nodes if node.outputs][-1]
+    scores = node.layer.type in _ENDS or not net.built.shapes[node.outputs[0].index]
+    return (node.inputs if scores and node.inputs else node.outputs)[0].blob
 
 
 @torch.no_grad()
@@ -43,7 +45,8 @@ def _answers(net: Net, feeds: Sequence[Feed], blob: str) -> tuple[list[np.ndarra
 
 
 def _largest(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.reshape(len(values), -1).argmax(axis=1))
+    rows = np.atleast_1d(values)
+    return np.asarray(rows.reshape(len(rows), -1).argmax(axis=1))
 
 
 class Judge:

@@ -37,7 +37,7 @@ REASONS = {
 
 def unknown_layer(net: Record, name: str, where: str) -> PlanError:
     """The error for a layer that a plan or list names and the net lacks."""
-    near = difflib.get_close_matches(name, [layer.name for layer in net.layer], n=3)
+    near = difflib.get_close_matches(str(name), [layer.name for layer in net.layer], n=3)
     hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
     return PlanError(f"{where}: {net.origin or 'the net'} has no layer '{name}'.{hint}")
 
@@ -55,7 +55,8 @@ def check_rank(target: Target, method: Decomposition, rank: Rank, where: str) ->
     """Refuse a rank that the layer cannot have.
 
     Raises:
-        PlanError: below 1, not divisible by the group, or above the largest.
+        PlanError: below 1, not divisible by the group, above the largest, or two that do not go
+            together.
     """
     largest = method.max_rank(target.blob, target.group)
     for name, part, most in zip(method.rank_names, parts(rank), parts(largest), strict=True):
@@ -70,6 +71,9 @@ def check_rank(target: Target, method: Decomposition, rank: Rank, where: str) ->
                 f"layer exactly ({target.num_output} filters of {target.inputs} weights, group "
                 f"{target.group}); use {most} or less."
             )
+    misfit = method.misfit(target, rank)
+    if misfit:
+        raise PlanError(f"{where}: {target.label}: {misfit}.")
 
 
 def fitted(
@@ -92,6 +96,31 @@ def fitted(
         reason=reason,
         options=dict(options or {}),
     )
+
+
+def adjusted(
+    target: Target, method: Decomposition, rank: Rank, reason: str, block: int, floor: int
+) -> tuple[Rank, str]:
+    """A rank raised to ``floor`` in each group and rounded up to ``block``; 0 leaves it."""
+    largest = method.max_rank(target.blob, target.group)
+    raised = raise_to(rank, largest, target.group, floor)
+    if raised != rank:
+        rank, reason = raised, f"{reason}; rank {rank} raised to the floor of {floor}"
+    aligned = align(rank, largest, target.group, block) if block else rank
+    if aligned != rank:
+        end = f"; rank {rank} rounded up to the block of {block}"
+        if any(part % block for part in parts(aligned)):
+            end += f", at most {aligned}"
+        rank, reason = aligned, reason + end
+    return rank, reason
+
+
+def unless_larger(entry: LayerPlan, target: Target) -> LayerPlan:
+    """The entry, or a whole layer where it saves no multiply-accumulates."""
+    if (entry.theoretical_speedup or 0.0) > 1.0:
+        return entry
+    gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
+    return _whole(target.name, f"rank {entry.rank} of {target.num_output} saves {gain}")
 
 
 def _floored(target: Target, rank: Rank) -> tuple[Rank, str]:
@@ -193,26 +222,14 @@ def _entry(
             spectra = method.spectrum(target.blob, target.group)
         rank = method.choose(target.blob, target.group, ratio, rule, spectra)
         reason = REASONS.get(rule, "rule {rule} with {ratio:g}").format(ratio=ratio, rule=rule)
-        largest = method.max_rank(target.blob, target.group)
-        raised = raise_to(rank, largest, target.group, rounding.floor)
-        if raised != rank:
-            rank, reason = raised, f"{reason}; rank {rank} raised to the floor of {rounding.floor}"
+        floor = rounding.floor
     else:
         rank, reason = _floored(target, method.ranks(target, choice.rank))
-    if rounding.block:
-        block, largest = rounding.block, method.max_rank(target.blob, target.group)
-        aligned = align(rank, largest, target.group, block)
-        if aligned != rank:
-            end = f"; rank {rank} rounded up to the block of {block}"
-            if any(part % block for part in parts(aligned)):
-                end += f", at most {aligned}"
-            rank, reason = aligned, reason + end
+        floor = 0
+    rank, reason = adjusted(target, method, rank, reason, rounding.block, floor)
     check_rank(target, method, rank, source)
     entry = fitted(target, method, rank, reason, spectra, choice.options)
-    if rounding.smaller and (entry.theoretical_speedup or 0.0) <= 1.0:
-        gain = f"no multiply-accumulates (theoretical speed-up {entry.theoretical_speedup:.3g})"
-        return _whole(target.name, f"rank {rank} of {target.num_output} saves {gain}")
-    return entry
+    return unless_larger(entry, target) if rounding.smaller else entry
 
 
 def make_plan(

@@ -21,7 +21,9 @@ from caffe_bridge.compress.target import (
     require_finite,
     stored_array,
 )
-from caffe_bridge.errors import PlanError, SchemaError, WeightError
+from caffe_bridge.errors import BridgeError, PlanError, SchemaError, WeightError
+from caffe_bridge.graph import load_net
+from caffe_bridge.net import Net
 from caffe_bridge.schema import Record, StoredBlob, Weights, save_weights, write_text
 
 Blobs = dict[str, list[np.ndarray]]
@@ -181,6 +183,23 @@ class Written:
     plan: Path
 
 
+def _check_loads(net: Record, blobs: Blobs) -> None:
+    """Load the blobs into the TEST net, where that needs no data.
+
+    Raises:
+        WeightError: a blob has another size than its layer.
+    """
+    try:
+        spec = load_net(net, "TEST")
+        if all(layer.bottoms or layer.type == "Input" for layer in spec.layers):
+            Net(spec, weights=as_weights_of(blobs, "the decomposed net"), seed=0)
+    except WeightError:
+        raise
+    except BridgeError:
+        # A net that cannot be run here can be rewritten all the same.
+        return
+
+
 def write_decomposed(
     net: Record, blobs: Blobs, plan: Plan, out: str | os.PathLike[str], hdf5: bool = False
 ) -> Written:
@@ -195,7 +214,9 @@ def write_decomposed(
 
     Raises:
         SchemaError: the folder cannot be made.
+        WeightError: a blob has another size than its layer.
     """
+    _check_loads(net, blobs)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

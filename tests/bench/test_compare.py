@@ -137,6 +137,18 @@ def test_difference_by_hand() -> None:
     assert (flat.max_rel, flat.top1) == (np.inf, None)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_only_one_model_cannot_compute_is_a_difference(bad: float) -> None:
+    good, broken = {"y": np.array([[1.0, 2.0]])}, {"y": np.array([[1.0, bad]])}
+    for one, other in ((good, broken), (broken, good)):
+        found = difference(one, other)
+        assert found is not None
+        assert (found.max_abs, found.max_rel) == (np.inf, np.inf)
+    same = difference(broken, {"y": np.array([[1.5, bad]])})
+    assert same is not None
+    assert (same.max_abs, same.max_rel) == (0.5, 0.5)
+
+
 def test_a_single_model_and_given_feeds(tmp_path: Path) -> None:
     path = small_net(tmp_path / "one.onnx")
     images = np.random.default_rng(0).standard_normal((2, 3, 16, 16))

@@ -9,8 +9,10 @@ import pytest
 from caffe_bridge.bench import compare_layers, profile_models
 from caffe_bridge.bench.onnx_graph import RUNTIME, LayerMap, OnnxNode, read_nodes
 from caffe_bridge.bench.profile import fold_events
+from caffe_bridge.compress import DECOMPOSITIONS, LayerPlan, Plan, rewrite
 from caffe_bridge.errors import DataError, SchemaError
 from tests.bench.models import Graph, small_net
+from tests.compress.checks import CONV, GAUSS, filled, net_text
 
 LAYERS = ["conv1", "relu1", "pool1", "norm1", "conv2", "scale2", "relu2", "ip1", "relu3", "ip2",
           "prob"]  # fmt: skip
@@ -148,6 +150,17 @@ def test_decomposed_layers_line_up_with_the_whole() -> None:
     assert (rows["extra"].baseline_ms, rows["extra"].speed_up) == (None, None)
     back = {row.layer: row.speed_up for row in compare_layers(parts, whole)}
     assert back["conv2"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("method", DECOMPOSITIONS.names())
+def test_the_parts_of_every_decomposition_count_as_the_layer(method: str) -> None:
+    conv = CONV.format(f"num_output: 4 kernel_size: 3 {GAUSS}")
+    record, weights = filled(net_text((1, 4, 5, 5), conv))
+    rank = (2, 2) if method == "tucker" else 2
+    made, _ = rewrite(record, weights, Plan([LayerPlan("c", method, rank)]))
+    times = {layer.name: 0.5 for layer in made.layer if layer.type != "Input"}
+    (row,) = compare_layers({"c": 4.0}, times)
+    assert (row.layer, row.candidate_ms) == ("c", 0.5 * len(times))
 
 
 def test_times_below_the_resolution_give_no_ratio() -> None:

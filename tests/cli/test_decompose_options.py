@@ -168,6 +168,13 @@ def test_ranks_of_the_responses(folder: Path, capsys: Capture) -> None:
     assert plan()["conv1"]["reason"].startswith("responses keep 0.99 by rule energy; ")
     assert call(capsys, *DECOMPOSE, *more, "--response-ranks", "--align", 2).status == 0
     assert plan()["conv1"]["rank"] == 2
+    assert call(capsys, *DECOMPOSE, *more, "--response-ranks", "--floor", 3).status == 0
+    assert plan()["conv1"]["rank"] == 3
+    assert "; rank 1 raised to the floor of 3; " in plan()["conv1"]["reason"]
+    result = call(capsys, *DECOMPOSE, *more, "--response-ranks", "--floor", 4, "--only-smaller")
+    assert result.status == 0
+    assert "saves no multiply-accumulates" in plan()["conv1"]["reason"]
+    assert plan()["settings"]["force_whole_if_not_smaller"] is True
     for wrong in (("--ranks", 2, "--calibrate", "flat.npz"), ("--energy", 0.9)):
         result = call(capsys, *DECOMPOSE, *wrong, "--response-ranks")
         assert result.status == 2
@@ -212,6 +219,21 @@ def test_forms_of_the_onnx_file_are_measured(folder: Path, capsys: Capture) -> N
     assert "add --target ort-cpu" in result.err
     result = call(capsys, *DECOMPOSE, "--ranks", 2, "--threads", 2)
     assert "--threads has no effect" in result.err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--plan", "p.json", "--align", 16], "--align has no effect on --plan"),
+        (["--plan", "p.json", "--rule", "norm"], "--rule has no effect on --plan"),
+        (["--ranks", 2, "--rule", "norm"], "--rule has no effect with --ranks"),
+    ],
+)
+def test_options_that_a_source_of_ranks_does_not_read(
+    given: list[object], message: str, folder: Path, capsys: Capture
+) -> None:
+    result = call(capsys, *DECOMPOSE, *given)
+    assert (result.status, message in result.err) == (2, True), result.err
 
 
 def test_messages_name_the_config_file(folder: Path, capsys: Capture) -> None:

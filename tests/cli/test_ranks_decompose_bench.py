@@ -227,3 +227,34 @@ def test_calibrate(folder: Path, capsys: Capture) -> None:
     assert plan["settings"]["data_aware"] == "asymmetric"
     result = call(capsys, *DECOMPOSE, "--ranks", 2, "--calibrate", "data")
     assert "is fed by the caller; give an npz" in result.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "stem"), [("decompose", ("--ranks", 2), "lowrank"), ("shrink", (), "shrunk")]
+)
+def test_a_folder_that_holds_the_input_or_an_older_net(
+    verb: str, given: tuple[object, ...], stem: str, folder: Path, capsys: Capture
+) -> None:
+    Path(f"{stem}.prototxt").write_bytes(Path("net.prototxt").read_bytes())
+    Path(f"{stem}.caffemodel.h5").symlink_to("net.caffemodel")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for net, more, name in ((f"{stem}.prototxt", (), f"{stem}.prototxt"),
+                            ("net.prototxt", ("--hdf5",), f"{stem}.caffemodel.h5")):  # fmt: skip
+        result = call(capsys, verb, net, "net.caffemodel", "-o", ".", *given, *more)
+        assert result.status == 1
+        assert result.err == f"error: {name}: would overwrite the input; give another folder.\n"
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    again = (verb, "net.prototxt", "net.caffemodel", "-o", "low", *given)
+    assert call(capsys, *again).status == 0
+    assert Path("low", f"{stem}.onnx").is_file()
+    assert call(capsys, *again, "--no-onnx").status == 0
+    assert not Path("low", f"{stem}.onnx").exists()
+
+
+def test_excepted_layers_are_names(folder: Path, capsys: Capture) -> None:
+    Path("keep.json").write_text('["conv1", 3]')
+    for source in (("--ranks", 2), ("--budget", "macs=0.5")):
+        result = call(capsys, "decompose", "net.prototxt", "net.caffemodel", "-o", "low", *source,
+                      "--except", "keep.json")  # fmt: skip
+        assert result.status == 1
+        assert 'keep.json: should hold layers as ["conv1"], found ["conv1", 3].' in result.err

@@ -103,8 +103,68 @@ def test_count_of_zero_means_no_statistics() -> None:
     assert relative(found, wanted) < CLOSE
 
 
+#: BatchNorm parameters of the forks; NVCaffe takes an eps of at least 1e-5.
+FORKS = {"nvcaffe": "scale_bias: true eps: 1e-7", "intel": "use_weight_bias: true",
+         "intel_without_bias": "use_weight_bias: true bias_term: false"}  # fmt: skip
+
+
+def fork_net(param: str) -> tuple:
+    """A convolution, a BatchNorm of a fork and a Scale; one channel has next to no variance."""
+    text = net_text(
+        SHAPE, layer("a", "x", "num_output: 3 kernel_size: 3"),
+        bn("a_bn", "a", "a", f"batch_norm_param {{ {param} }}"), scale("a_s", "a", "a"),
+    )  # fmt: skip
+    record, weights = with_statistics(text)
+    blobs = {n: [b.array() for b in s] for n, s in weights.blobs.items()}
+    blobs["a_bn"][1][0] = 1e-6
+    random = np.random.default_rng(4)
+    extra = 1 if "bias_term" in param else 2
+    blobs["a_bn"] += [random.standard_normal(3).astype(np.float32) for _ in range(extra)]
+    return text, record, as_weights(blobs)
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_folding_the_dialects(fork: str) -> None:
+    text, record, weights = fork_net(FORKS[fork])
+    made = fold_batch_norm(record, weights)
+    assert made.folded == ["a_bn"]
+    wanted = outputs(text, weights, images(4))["a"]
+    found = outputs(format_text(made.net), as_weights_of(made.blobs), images(4))["a"]
+    assert relative(found, wanted) < CLOSE
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_recalibrating_the_dialects(fork: str) -> None:
+    _, record, weights = fork_net(FORKS[fork])
+    net = Net(load_net(record), weights=weights)
+    before = [blob.detach().clone() for blob in net.layer("a_bn").blobs[3:]]
+    assert recalibrate(net, array_feeds(net, {"x": images(4)})) == ["a_bn"]
+    own = net.layer("a_bn").blobs
+    with torch.no_grad():
+        (conv,) = net.layer("a")(torch.from_numpy(images(4)))
+    rows = conv.double().movedim(1, 0).flatten(1)
+    np.testing.assert_allclose(own[0].detach(), rows.mean(1), rtol=1e-4, atol=1e-5)
+    kept = rows.var(1, correction=0 if fork == "nvcaffe" else 1)
+    np.testing.assert_allclose(own[1].detach(), kept, rtol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, own[3:], strict=True))
+
+
+@pytest.mark.parametrize("lacking", ["a", "a_s", "a_bn"])
+def test_layers_without_values_are_not_folded(lacking: str) -> None:
+    _, record, weights = fork_net(FORKS["nvcaffe"])
+    del weights.blobs[lacking]
+    made = fold_batch_norm(record, weights)
+    assert not made.folded
+    what = "statistics for it" if lacking == "a_bn" else f"values for {lacking}"
+    assert made.kept == {"a_bn": f"weights holds no {what}"}
+
+
 CONV = layer("a", "x", "num_output: 3 kernel_size: 1")
 KEPT = [
+    (
+        (CONV, bn("a_bn", "a", "a", "batch_norm_param { relu: true }")),
+        r"it rectifies its answer \(relu: true\)",
+    ),
     ((bn("a_bn", "x", "a"),), "it follows x \\(Input\\), which has no weight"),
     ((CONV, relu("a"), bn("a_bn", "a", "a")), r"it follows a_relu \(ReLU\)"),
     ((CONV, bn("a_bn", "a", "n"), scale("z", "a", "z")), "other layers read the answer of a too"),

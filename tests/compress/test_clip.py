@@ -87,6 +87,30 @@ def test_redundant_ranks_go_without_changing_the_net(tmp_path: Path, bias: str, 
     assert not made.clip()
 
 
+def test_a_pair_with_its_kernel_in_the_second_layer(tmp_path: Path) -> None:
+    """As weight_svd makes it, with pads at which the bias of the first layer does not count."""
+    param = setting(tmp_path, "momentum: 0.9")
+    path = tmp_path / "net.prototxt"
+    text = path.read_text().replace("kernel_size: 3 group", "kernel_size: 1 group")
+    path.write_text(
+        text.replace("6 kernel_size: 1 group: 2", "6 kernel_h: 3 kernel_w: 2 pad: 1 group: 2")
+    )
+    made = clipper(param, 1 - 1e-9)
+    made.solver.step(4)
+    thin(made.solver, "c_lowrank", 2, 1)
+    feed = {"x": torch.randn(6, 4, 5, 5), "label": torch.zeros(6)}
+    before = made.solver.net.evaluate(feed), made.solver.net.fetch("f").clone()  # type: ignore[call-arg]
+    assert made.clip()
+    assert made.ranks == [(4, {"c": 2, "f": 6})]
+    after = made.solver.net.evaluate(feed), made.solver.net.fetch("f")  # type: ignore[call-arg]
+    assert after[0] == pytest.approx(before[0], rel=1e-5)
+    assert torch.allclose(after[1], before[1], atol=1e-5)
+    shapes = {b.layer + str(b.index): tuple(b.value.shape) for b in made.solver.net.learnable}
+    assert (shapes["c_lowrank0"], shapes["c_linear0"]) == ((2, 2, 1, 1), (6, 1, 3, 2))
+    made.solver.step(2)
+    assert np.isfinite(made.solver.loss)
+
+
 def test_momentum_makes_the_next_steps_those_of_the_whole_net(tmp_path: Path) -> None:
     """After an exact clip, the clipped net goes the way of the projected whole one."""
     made = clipper(setting(tmp_path, "momentum: 0.9", "false"), 1 - 1e-9)

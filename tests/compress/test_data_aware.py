@@ -72,6 +72,25 @@ def test_full_rank_changes_nothing(asymmetric: bool) -> None:
     assert all(entry.error < 1e-2 for entry in made.plan.layers)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("balance", "share"), [("first", 0.0), ("both", 0.5), ("second", 1.0)])
+def test_svd_keeps_its_balance(balance: str, share: float, relu: bool) -> None:
+    def pairs(method: str, options: dict[str, str]) -> dict[str, list[np.ndarray]]:
+        plan = Plan([LayerPlan(n, method, 4, options=options) for n in ("b", "fc")])
+        blobs = decompose_with_data(NET, WEIGHTS, plan, FEEDS, relu=relu).blobs
+        fc = [blobs["fc_lowrank"][0].T, blobs["fc_linear"][0].T]
+        grouped = blobs["b_linear"][0].reshape(2, 8, 2).swapaxes(0, 1).reshape(8, 4)
+        return {"b": [blobs["b_lowrank"][0].reshape(4, -1), grouped], "fc": fc}
+
+    want, found = pairs("pca", {}), pairs("svd", {"balance": balance})
+    for name, (basis, combination) in found.items():
+        scale = np.linalg.norm(want[name][0], axis=1)
+        np.testing.assert_allclose(np.linalg.norm(combination, axis=0), scale**share, rtol=1e-4)
+        np.testing.assert_allclose(np.linalg.norm(basis, axis=1), scale ** (1 - share), rtol=1e-4)
+        both = (combination[:, :, None] * basis, want[name][1][:, :, None] * want[name][0])
+        assert relative(*both) < 1e-3
+
+
 def test_predicted_error_is_the_error_on_the_data() -> None:
     plan = Plan([LayerPlan("a", "pca", 5)])
     made = decompose_with_data(NET, WEIGHTS, plan, FEEDS, positions=0)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from caffe_bridge.compress import LayerPlan, Plan, decomposition, make_plan, rewrite
+from caffe_bridge.compress import (
+    LayerPlan,
+    Plan,
+    decomposition,
+    make_plan,
+    rewrite,
+    write_decomposed,
+)
 from caffe_bridge.compress.decompose.cp import cp
 from caffe_bridge.compress.decompose.tucker import tucker2
+from caffe_bridge.compress.latency import forms_of
 from caffe_bridge.compress.target import Target, find_targets
-from caffe_bridge.errors import PlanError
+from caffe_bridge.errors import PlanError, WeightError
+from caffe_bridge.graph import parse_net
+from caffe_bridge.net import Net
 from caffe_bridge.schema import format_text
-from tests.compress.checks import CONV, FC, GAUSS, check_decomposition, filled, net_text
+from tests.compress.checks import (
+    CONV,
+    FC,
+    GAUSS,
+    as_weights,
+    check_decomposition,
+    filled,
+    net_text,
+)
 from tests.compress.test_decompose import CONVS
 
 RNG = np.random.default_rng(5)
@@ -156,6 +176,44 @@ def test_tucker_finds_its_ranks() -> None:
     assert made.predicted_error(weight, (3, 5)) < 1e-7
     ranks = made.choose(RNG.standard_normal((12, 8, 3, 3)), 1, 0.8, "energy")
     assert made.predicted_error(RNG.standard_normal((12, 8, 3, 3)), ranks) < np.sqrt(0.3)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [((1, 10), "rank_out 10 is above rank_in times the 9 positions of the kernel; with rank_in 1 "
+               "use rank_out 9 or less"),
+     ((40, 4), "rank_in 40 is above rank_out times the 9 .* with rank_out 4 use rank_in 36")],
+)  # fmt: skip
+def test_tucker_refuses_a_rank_that_the_other_leaves_no_room_for(
+    ranks: tuple[int, int], message: str, tmp_path: Path
+) -> None:
+    record, weights = filled(
+        net_text((1, 48, 6, 6), CONV.format(f"num_output: 48 kernel_size: 3 {GAUSS}"))
+    )
+    with pytest.raises(PlanError, match=message):
+        rewrite(record, weights, Plan([LayerPlan("c", "tucker", ranks)]))
+    with pytest.raises(PlanError, match=message):
+        make_plan(record, weights, config={"c": {"method": "tucker", "rank": list(ranks)}})
+    fitting = Plan([LayerPlan("c", "tucker", (min(ranks[0], 36), min(ranks[1], 9)))])
+    made, blobs = rewrite(record, weights, fitting)
+    assert Net(parse_net(format_text(made)), weights=as_weights(blobs)).missing == []
+    blobs["c_core"][0] = blobs["c_core"][0][:-1]
+    with pytest.raises(WeightError, match="c_core"):
+        write_decomposed(made, blobs, fitting, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tucker_by_a_rule_and_by_time_has_ranks_that_go_together() -> None:
+    # Four channels of equal energy look like noise to evbmf, the twenty filters in them do not.
+    mixed = RNG.standard_normal((96, 20)) @ RNG.standard_normal((20, 36))
+    weight = mixed.reshape(96, 4, 3, 3) + 0.01 * RNG.standard_normal((96, 4, 3, 3))
+    made = decomposition("tucker")
+    assert made.choose(weight, 1, 1.0, "evbmf") == (1, 9)
+    conv = CONV.format(f"num_output: 256 kernel_size: 3 {GAUSS}")
+    target = target_of(net_text((1, 3, 9, 9), conv))
+    pairs = [form.rank for form in forms_of(target, 1, ["tucker"])["tucker"]]
+    assert pairs
+    assert not any(made.misfit(target, pair) for pair in pairs)
 
 
 def test_cp_recovers_components() -> None:

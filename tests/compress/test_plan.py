@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from caffe_bridge.compress import LayerPlan, Plan, load_plan, parse_plan
+from caffe_bridge.compress import (
+    LayerPlan,
+    Plan,
+    load_plan,
+    make_plan,
+    parse_plan,
+    refreshed,
+)
 from caffe_bridge.errors import PlanError, SchemaError
+from tests.compress.checks import CONV, GAUSS, filled, net_text
 
 PLAN = Plan(
     layers=[
@@ -98,6 +107,22 @@ def test_bad_entries(entry: Any, message: str, tmp_path: Path) -> None:
 def test_bad_plans(text: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         parse_plan(text, "p.json")
+
+
+def test_ranks_of_nearly_equal_energy_are_changes_too() -> None:
+    conv = CONV.format(f"num_output: 6 kernel_size: 3 {GAUSS}")
+    record, weights = filled(net_text((1, 4, 6, 6), conv))
+    made = make_plan(record, weights, ranks=[5])
+    rounded = replace(made.layers[0], energy=1.0, ms_before=2.0, ms_after=1.0)
+    target = make_plan(record, weights, ranks=[6]).layers[0]
+    timed = Plan([rounded], settings={"measured_speedup": 2.0, "reached": True})
+    edited = Plan([replace(rounded, rank=6)], settings=timed.settings)
+    after = refreshed(edited, record, weights)
+    assert after.layers == [replace(target, reason="changed by hand", ms_before=2.0)]
+    assert after.settings["reached"] is False
+    assert "measured_speedup" not in after.settings
+    as_it_was = replace(rounded, energy=made.layers[0].energy)
+    assert refreshed(Plan([as_it_was]), record, weights).layers == [as_it_was]
 
 
 def test_files_that_are_no_plans(tmp_path: Path) -> None:

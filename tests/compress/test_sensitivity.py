@@ -11,7 +11,7 @@ from caffe_bridge.cli.main import main
 from caffe_bridge.compress import LayerPlan, Plan, as_weights_of, rewrite
 from caffe_bridge.compress.budget import budget_plan
 from caffe_bridge.compress.calibration import array_feeds
-from caffe_bridge.compress.judge import judged_blob
+from caffe_bridge.compress.judge import Judge, judged_blob
 from caffe_bridge.compress.sensitivity import Point, Scan, losses, read_scan, scan_net
 from caffe_bridge.errors import PlanError
 from caffe_bridge.net import Net
@@ -87,6 +87,26 @@ def test_what_is_judged() -> None:
     assert judged_blob(Net(record, weights=weights)) == "f"
     record.layer = record.layer[:-2]
     assert judged_blob(Net(record, weights=weights)) == "a"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        'layer { name: "l" type: "SoftmaxWithLoss" bottom: "f" bottom: "y" top: "l" }',
+        'layer { name: "l" type: "EuclideanLoss" bottom: "f" bottom: "f" }',
+        'layer { name: "s" type: "Silence" bottom: "y" }',
+    ],
+)
+def test_nets_that_end_in_a_loss_or_in_silence(end: str) -> None:
+    label = 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 4 } } }'
+    text = "\n".join([label, TEXT[: TEXT.index('layer { name: "p"')], end])
+    record, weights = filled(text)
+    net = Net(record, weights=weights)
+    assert judged_blob(net) == "f"
+    feeds = array_feeds(net, {"x": images(), "y": np.zeros(16, np.float32)})
+    assert Judge(net, feeds)(net) == (0.0, 1.0)
+    if 'top: "l"' in end:
+        assert Judge(net, feeds, "l")(net) == (0.0, 1.0)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from caffe_bridge.compress.rewrite import as_weights_of
-from caffe_bridge.compress.sparse.shrink import shrink, write_net
+from caffe_bridge.compress.sparse import shrink as shrinking
+from caffe_bridge.compress.sparse.shrink import largest_difference, shrink, write_net
 from caffe_bridge.errors import PlanError, WeightError
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net
@@ -247,6 +248,22 @@ def test_refusals() -> None:
     other = parse_text(head() + conv("a", "x", 7), "NetParameter")
     with pytest.raises(WeightError, match="blob 0"):
         shrink(other, weights)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_only_one_net_cannot_compute_is_a_difference(
+    bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = head() + conv("a", "x", 3)
+    record, weights = masked(text, {"a": [1]})
+    broken = {"a": [b.array().copy() for b in weights.blobs["a"] if b is not None]}
+    broken["a"][0][0] = bad
+    nets = [Net(parse_net(text), weights=w) for w in (weights, as_weights_of(broken))]
+    assert largest_difference(*nets) == largest_difference(*nets[::-1]) == np.inf
+    assert largest_difference(nets[1], nets[1]) == 0
+    monkeypatch.setattr(shrinking, "largest_difference", lambda *_: bad)
+    with pytest.raises(PlanError, match="nothing is written"):
+        shrink(record, weights)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,10 @@ class Decomposition:
             )
         return rank
 
+    def misfit(self, target: Target, rank: Rank) -> str:
+        """Why several ranks, each of which the layer can have, do not go together; else empty."""
+        return ""
+
     def factor(self, weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
         """Basis [rank, K] and combination [N, rank] of one group's weight [N, K], in float64.
 

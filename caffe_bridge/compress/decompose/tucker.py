@@ -15,14 +15,17 @@ Reference: Kim et al., "Compression of deep convolutional neural networks for fa
 mobile applications", ICLR 2016; De Lathauwer et al., 2000 (HOOI).
 
 Two ranks: ``[r_in, r_out]``, totals over the groups. One number r means min(r, C) and min(r, N). A
-ratio allows half of the error for each side. MACs: ``r_in C / g * bottom + (r_in r_out / g * kernel
-+ r_out N / g) * top``.
+ratio allows half of the error for each side. G has no more directions on one side than numbers on
+the other, so that ``r_out <= r_in kh kw`` and ``r_in <= r_out kh kw``.
+
+MACs: ``r_in C / g * bottom + (r_in r_out / g * kernel + r_out N / g) * top``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 
@@ -100,6 +103,20 @@ class Tucker(Decomposition):
         both = (min(_mode(part, axis).shape) for axis in (1, 0))
         return tuple(group * most for most in both)
 
+    def misfit(self, target: Target, rank: Rank) -> str:
+        """The core has as many directions on a side as entries on the other, and no more."""
+        inner, outer = _two(rank)
+        volume = math.prod(target.kernel)
+        for (name, much), (other, little) in permutations(
+            zip(self.rank_names, (inner, outer), strict=True)
+        ):
+            if much > little * volume:
+                return (
+                    f"{name} {much} is above {other} times the {volume} positions of the kernel; "
+                    f"with {other} {little} use {name} {little * volume} or less"
+                )
+        return ""
+
     def spectrum(self, weight: np.ndarray, group: int = 1) -> list[np.ndarray]:
         """There is one for each side."""
         raise PlanError("tucker has a spectrum for each of its two sides, not one.")
@@ -107,7 +124,10 @@ class Tucker(Decomposition):
     def choose(
         self, weight: np.ndarray, group: int, ratio: float, rule: str, spectra: object = None
     ) -> Rank:
-        """Ranks of both sides by a rule, each with half of the error."""
+        """Ranks of both sides by a rule, each with half of the error.
+
+        One that the other side leaves no room for is cut, by which nothing more is lost.
+        """
         parts = groups(weight, group)
         ranks = []
         for axis in (1, 0):
@@ -115,7 +135,9 @@ class Tucker(Decomposition):
             found = [eigen(matrix).values for matrix in unfolded]
             rows, columns = unfolded[0].shape
             ranks.append(rank_for(found, halved(ratio, rule), rule, (rows, columns)))
-        return tuple(ranks)
+        inner, outer = ranks
+        volume = math.prod(weight.shape[2:])
+        return min(inner, outer * volume), min(outer, inner * volume)
 
     def _factors(self, part: np.ndarray, rank: Rank, group: int) -> tuple[np.ndarray, ...]:
         each = [r // group for r in _two(rank)]

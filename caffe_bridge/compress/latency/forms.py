@@ -97,7 +97,10 @@ def forms_of(target: Target, block: int, methods: Sequence[str] = FORMS) -> dict
                 ranks = [*(r for r in parts if r and r % target.group == 0), *ranks]
         else:
             ranks = _pairs(most, block * target.group)
-        useful = [r for r in ranks if method.speedup(target, r) > _LEAST_SAVING]
+        useful = [
+            rank for rank in ranks
+            if not method.misfit(target, rank) and method.speedup(target, rank) > _LEAST_SAVING
+        ]  # fmt: skip
         if useful:
             made[name] = [Form(method, rank) for rank in useful]
     return made
