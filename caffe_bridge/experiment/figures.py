@@ -97,12 +97,14 @@ def trade_off(
     """
     with matplotlib.rc_context(_STYLE):
         figure, (axes,) = _axes()
-        for name, points, colour in series:
+        for number, (name, points, colour) in enumerate(series):
             ordered = sorted(points)
+            # Labels of neighbouring series stand above and below their points.
+            height = -12 if number % 2 else 5
             axes.plot([100 * p[0] for p in ordered], [100 * p[1] for p in ordered], label=name,
                       color=colour, marker="o", linewidth=1.4, markersize=5)  # fmt: skip
             for ratio, accuracy, label in ordered:
-                axes.annotate(label, (100 * ratio, 100 * accuracy), xytext=(4, 5), fontsize=8,
+                axes.annotate(label, (100 * ratio, 100 * accuracy), xytext=(4, height), fontsize=8,
                               textcoords="offset points", color=colour)  # fmt: skip
         if floor is not None:
             axes.axhline(100 * floor, color=GREY, linewidth=1, linestyle="--")

@@ -63,7 +63,7 @@ def write_page(folder: Path, page: Page) -> list[Path]:
     (folder / "figures").mkdir(exist_ok=True)
     for number, (_, svg) in enumerate(page.figures, 1):
         with atomic_write(folder / "figures" / f"{number}.svg") as stream:
-            stream.write(svg.replace("<svg", '<svg version="1.1"', 1).encode())
+            stream.write(svg.encode())
     template = resources.files("caffe_bridge.experiment").joinpath("report.html.j2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(template.read_text("utf-8")).render(

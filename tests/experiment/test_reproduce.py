@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -67,6 +68,8 @@ def test_a_report_is_rebuilt_from_results_alone(place: Path, tmp_path: Path) -> 
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
     html = (tmp_path / "report.html").read_text()
     assert html.count("<svg") == 7
+    for figure in (tmp_path / "figures").glob("*.svg"):
+        assert ElementTree.parse(figure).getroot().tag.endswith("svg")
     assert not re.search(r"(src|href)=\"https?://", html)
     assert "Fine-tuning from Constant" in html
 
