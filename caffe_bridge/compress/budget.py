@@ -35,24 +35,32 @@ _LEVELS = 32
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A layer at its place: sizes of its bottom and top for every use, and uses of its filters."""
+class Place:
+    """A layer in its net.
+
+    Args:
+        target: the layer and its weight.
+        sizes: (bottom, top) for every use of its filters: height and width of a convolution's
+            blobs; of a fully connected layer nothing and the number of its products.
+    """
 
     target: Target
     sizes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
     def dense(self, unit: str) -> float:
+        """Parameters (without bias) or multiply-accumulates of one pass, of the layer as it is."""
         each = self.target.num_output * self.target.inputs
         return each if unit == "params" else each * sum(math.prod(out) for _, out in self.sizes)
 
     def cost(self, method: Decomposition, rank: Rank, unit: str) -> float:
+        """The same of what becomes of it."""
         if unit == "params":
             return method.params(self.target, rank)
         return sum(method.macs(self.target, rank, *pair) for pair in self.sizes)
 
 
-def _places(record: Record, found: dict[str, Target | str]) -> dict[str, _Place]:
-    """Layers of the TEST net that can be decomposed."""
+def places_of(record: Record, found: dict[str, Target | str]) -> dict[str, Place]:
+    """Layers of the TEST net that can be decomposed, of those found in it."""
     built = build(load_net(record, "TEST"), fill=False)
     places = {}
     for node, layer in zip(built.graph.nodes, built.layers, strict=True):
@@ -69,7 +77,7 @@ def _places(record: Record, found: dict[str, Target | str]) -> dict[str, _Place]
             batch = math.prod(after[: len(after) - axes - 1])
             ends = (tuple(before[-axes:]), tuple(after[-axes:]))
             sizes += [ends] * batch
-        places[layer.name] = _Place(target, tuple(sizes))
+        places[layer.name] = Place(target, tuple(sizes))
     return places
 
 
@@ -85,7 +93,7 @@ def _ranks(method: Decomposition, target: Target, block: int) -> list[int]:
 
 
 def _options(
-    place: _Place, methods: Sequence[Decomposition], unit: str, block: int, loss: Loss | None
+    place: Place, methods: Sequence[Decomposition], unit: str, block: int, loss: Loss | None
 ) -> list[Option]:
     dense = place.dense(unit)
     options = [Option(dense, 0.0)]
@@ -148,7 +156,7 @@ def budget_plan(
     for name in sorted(excepted - {layer.name for layer in record.layer}):
         raise unknown_layer(record, name, "except_layers")
     found = find_targets(record, stored)
-    places = _places(record, found)
+    places = places_of(record, found)
     entries: dict[str, LayerPlan] = {}
     options: dict[str, list[Option]] = {}
     for name, target in found.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from caffe_bridge.graph.fused import split_rectifiers
 from caffe_bridge.graph.phase import keeps
 from caffe_bridge.graph.spec import LayerSpec, NetSpec, NetState, ParamSpec
 from caffe_bridge.schema import Record, parse_text, read_text, upgrade_net
@@ -51,7 +52,7 @@ def merge_state(record: Record, phase: str, level: int | None, stages: tuple[str
 
 
 def net_spec(record: Record, state: NetState) -> NetSpec:
-    """Filter a current-format NetParameter for a state.
+    """Filter a current-format NetParameter for a state; fused rectifiers become layers.
 
     Raises:
         GraphError: contradictory rules.
@@ -62,7 +63,7 @@ def net_spec(record: Record, state: NetState) -> NetSpec:
             setattr(kept, field.name, value)
     kept.unknown, kept.raw_unknown = list(record.unknown), list(record.raw_unknown)
     kept.origin, kept.line = record.origin, record.line
-    kept.layer = [layer for layer in record.layer if keeps(state, layer)]
+    kept.layer = split_rectifiers([layer for layer in record.layer if keeps(state, layer)])
     return NetSpec(
         name=record.name,
         layers=tuple(layer_spec(layer) for layer in kept.layer),

@@ -15,6 +15,7 @@ from caffe_bridge.compress import (
     parse_plan,
     refreshed,
 )
+from caffe_bridge.compress.budget import budget_plan
 from caffe_bridge.errors import PlanError, SchemaError
 from tests.compress.checks import CONV, GAUSS, filled, net_text
 
@@ -123,6 +124,28 @@ def test_ranks_of_nearly_equal_energy_are_changes_too() -> None:
     assert "measured_speedup" not in after.settings
     as_it_was = replace(rounded, energy=made.layers[0].energy)
     assert refreshed(Plan([as_it_was]), record, weights).layers == [as_it_was]
+
+
+@pytest.mark.parametrize(
+    ("unit", "rank", "each", "speedup"),
+    # 6 filters of 4 x 3 x 3 over 4 x 4 places. Of each rank the vertical half has 4 x 3 weights at
+    # 4 x 6 places (the horizontal one wants the rim), the other 3 x 6 weights at 4 x 4.
+    [("macs", 4, 4 * 3 * 24 + 3 * 6 * 16, 3.0), ("params", 5, 4 * 3 + 3 * 6, 3.6)],
+)
+def test_an_edited_plan_for_a_budget_counts_at_the_sizes_of_the_net(
+    unit: str, rank: int, each: int, speedup: float
+) -> None:
+    conv = CONV.format(f"num_output: 6 kernel_size: 3 {GAUSS}")
+    record, weights = filled(net_text((1, 4, 6, 6), conv))
+    made = budget_plan(record, weights, unit=unit, keep=0.8, methods=["spatial"])
+    assert [entry.rank for entry in made.layers] == [rank]
+    assert made.settings[f"{unit}_after"] == rank * each
+    assert refreshed(made, record, weights) == made
+    edited = replace(made, layers=[replace(made.layers[0], rank=2)])
+    after = refreshed(edited, record, weights)
+    assert after.settings == made.settings | {f"{unit}_after": 2 * each}
+    assert after.layers[0].theoretical_speedup == speedup
+    assert after.layers[0].reason == "changed by hand"
 
 
 def test_files_that_are_no_plans(tmp_path: Path) -> None:
