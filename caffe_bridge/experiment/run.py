@@ -63,7 +63,7 @@ def reproduce(
     experiment = _from(experiment, folder)
     with inside(folder), trainer(jobs, progress) as train:
         work = Reproduction(experiment, source, start, own, device, quick, train, adopt)
-        _require_same_recipe(experiment, [x for x in (start, own) if x])
+        _require_same_recipe(experiment, start, own)
         stages = work.stages()
         results = run_stages(stages, work.settings(), say, jobs)
         document = {
@@ -76,21 +76,25 @@ def reproduce(
     return write_report(folder, document)
 
 
-def _require_same_recipe(experiment: Experiment, given: list[str]) -> None:
+def _require_same_recipe(experiment: Experiment, weights: str, own_deploy: str) -> None:
     """Refuse a folder whose stages were made from other nets, solvers or weights."""
     recipe, noted = Path(experiment.folder), Path("stages") / "recipe.json"
-    names = (experiment.net, experiment.deploy, *experiment.solvers.values())
-    files = [*(recipe / name for name in names), *map(Path, given)]
+    files = {
+        "net": recipe / experiment.net, "deploy": recipe / experiment.deploy,
+        **{f"{part} solver": recipe / name for part, name in experiment.solvers.items()},
+        **({"weights": Path(weights)} if weights else {}),
+        **({"deploy net of the weights": Path(own_deploy)} if own_deploy else {}),
+    }  # fmt: skip
     found = {
-        str(file): hashlib.sha256(require_file(file, "recipe").read_bytes()).hexdigest()
-        for file in files
+        role: hashlib.sha256(require_file(file, "recipe").read_bytes()).hexdigest()
+        for role, file in files.items()
     }
     before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
-    for file in found.keys() & before.keys():
-        if found[file] != before[file]:
+    for role in files.keys() & before.keys():
+        if found[role] != before[role]:
             raise SchemaError(
-                f"{file}: changed since the stages in {Path.cwd()} were made; use another folder, "
-                f"or delete its folder {noted.parent} to run them again."
+                f"{files[role]}: is not the {role} that the stages in {Path.cwd()} were made with; "
+                f"use another folder, or delete its folder {noted.parent} to run them again."
             )
     noted.parent.mkdir(exist_ok=True)
     write_json(noted, before | found)

@@ -55,7 +55,7 @@ def check_weights(solver: Solver) -> None:
 def advice(solver: Solver) -> str:
     """What a user can go back to."""
     if solver.ranks.rank:
-        return "Rank 0 has the snapshots"
+        return "Rank 0 names the last good snapshot: resume from it with --snapshot"
     if solver.last_snapshot:
         return f"The last good snapshot is {solver.last_snapshot}: resume from it with --snapshot"
     return "No snapshot was written before: start again"

@@ -157,7 +157,7 @@ def test_snapshots_of_every_few_iterations_are_named(folder: Path, capsys: Captu
     assert result.json["weights"] is None
 
 
-@pytest.mark.parametrize("more", ["snapshot: 500", "snapshot_after_train: false"])
+@pytest.mark.parametrize("more", ["snapshot: 500", "snapshot: 500 snapshot_after_train: false"])
 def test_a_snapshot_that_was_not_written_is_not_named(
     more: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

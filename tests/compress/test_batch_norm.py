@@ -143,6 +143,8 @@ def test_recalibrating_the_dialects(fork: str) -> None:
     with torch.no_grad():
         (conv,) = net.layer("a")(torch.from_numpy(images(4)))
     rows = conv.double().movedim(1, 0).flatten(1)
+    # The stored sums are divided by the third blob, which was 3 before.
+    assert own[2].tolist() == [1.0]
     np.testing.assert_allclose(own[0].detach(), rows.mean(1), rtol=1e-4, atol=1e-5)
     kept = rows.var(1, correction=0 if fork == "nvcaffe" else 1)
     np.testing.assert_allclose(own[1].detach(), kept, rtol=1e-5)

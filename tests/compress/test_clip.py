@@ -51,6 +51,14 @@ def clipper(param: Record, energy: float, **more: object) -> RankClipper:
     return RankClipper(Solver(param), Solver, energy, **more)  # type: ignore[arg-type]
 
 
+def kernel_to_second(path: Path) -> None:
+    """Move the kernel of the pair to its second layer, as weight_svd does."""
+    text = path.read_text().replace("kernel_size: 3 group", "kernel_size: 1 group")
+    path.write_text(
+        text.replace("6 kernel_size: 1 group: 2", "6 kernel_h: 3 kernel_w: 2 pad: 1 group: 2")
+    )
+
+
 def thin(solver: Solver, name: str, group: int, keep: int, turn: bool = False) -> None:
     """Give a lowrank layer's weight (and bias) an exact rank of ``keep`` a group."""
     with torch.no_grad():
@@ -90,11 +98,7 @@ def test_redundant_ranks_go_without_changing_the_net(tmp_path: Path, bias: str, 
 def test_a_pair_with_its_kernel_in_the_second_layer(tmp_path: Path) -> None:
     """As weight_svd makes it, with pads at which the bias of the first layer does not count."""
     param = setting(tmp_path, "momentum: 0.9")
-    path = tmp_path / "net.prototxt"
-    text = path.read_text().replace("kernel_size: 3 group", "kernel_size: 1 group")
-    path.write_text(
-        text.replace("6 kernel_size: 1 group: 2", "6 kernel_h: 3 kernel_w: 2 pad: 1 group: 2")
-    )
+    kernel_to_second(tmp_path / "net.prototxt")
     made = clipper(param, 1 - 1e-9)
     made.solver.step(4)
     thin(made.solver, "c_lowrank", 2, 1)
@@ -111,17 +115,23 @@ def test_a_pair_with_its_kernel_in_the_second_layer(tmp_path: Path) -> None:
     assert np.isfinite(made.solver.loss)
 
 
-def test_momentum_makes_the_next_steps_those_of_the_whole_net(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kernel_in", "keep"), [("first", 2), ("second", 1)])
+def test_momentum_makes_the_next_steps_those_of_the_whole_net(
+    tmp_path: Path, kernel_in: str, keep: int
+) -> None:
     """After an exact clip, the clipped net goes the way of the projected whole one."""
-    made = clipper(setting(tmp_path, "momentum: 0.9", "false"), 1 - 1e-9)
+    param = setting(tmp_path, "momentum: 0.9", "false")
+    if kernel_in == "second":
+        kernel_to_second(tmp_path / "net.prototxt")
+    made = clipper(param, 1 - 1e-9)
     made.solver.step(4)
     whole = made.solver
-    thin(whole, "c_lowrank", 2, 2)
+    thin(whole, "c_lowrank", 2, keep)
     with torch.no_grad():
         for history, blob in zip(whole.history[0], whole.net.learnable, strict=True):
             if blob.layer == "c_lowrank":
                 rows = blob.value.reshape(2, 4, -1)
-                u = torch.linalg.svd(rows, full_matrices=False)[0][:, :, :2]
+                u = torch.linalg.svd(rows, full_matrices=False)[0][:, :, :keep]
                 history.copy_(
                     (u @ u.transpose(1, 2) @ history.reshape(2, 4, -1)).reshape_as(history)
                 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from caffe_bridge.compress.judge import Judge, judged_blob
 from caffe_bridge.compress.sensitivity import Point, Scan, losses, read_scan, scan_net
 from caffe_bridge.errors import PlanError
 from caffe_bridge.net import Net
-from caffe_bridge.schema import format_text, parse_text
+from caffe_bridge.schema import Weights, format_text, parse_text
 from tests.compress.checks import GAUSS, filled, net_text, outputs
 
 Capture = pytest.CaptureFixture[str]
@@ -99,14 +100,22 @@ def test_what_is_judged() -> None:
 )
 def test_nets_that_end_in_a_loss_or_in_silence(end: str) -> None:
     label = 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 4 } } }'
-    text = "\n".join([label, TEXT[: TEXT.index('layer { name: "p"')], end])
+    plain = TEXT[: TEXT.index('layer { name: "p"')]
+    text = "\n".join([label, plain, end])
     record, weights = filled(text)
     net = Net(record, weights=weights)
     assert judged_blob(net) == "f"
-    feeds = array_feeds(net, {"x": images(), "y": np.zeros(16, np.float32)})
-    assert Judge(net, feeds)(net) == (0.0, 1.0)
-    if 'top: "l"' in end:
-        assert Judge(net, feeds, "l")(net) == (0.0, 1.0)
+    x = images()
+    feeds = array_feeds(net, {"x": x, "y": np.zeros(16, np.float32)})
+    changed = Weights("changed", dict(weights.blobs))
+    blob, bias = changed.blobs["f"]
+    noise = np.random.default_rng(2).standard_normal(blob.shape).astype(np.float32)
+    changed.blobs["f"] = [replace(blob, values=blob.array() + noise / 8), bias]
+    before, after = (outputs(plain, values, x)["f"] for values in (weights, changed))
+    error, agreement = Judge(net, feeds)(Net(record, weights=changed))
+    wanted = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert error == pytest.approx(wanted, rel=1e-4)
+    assert agreement == np.mean(before.argmax(1) == after.argmax(1)) < 1
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -87,6 +87,23 @@ def test_negative_strengths_stand_beside_the_control() -> None:
     assert discrimination_table(DOCUMENT)[1] == []
 
 
+def test_a_run_of_the_first_seed_is_compared_with_that_seed() -> None:
+    document = made_up(baseline=(0.92, 0.8), control=(0.93, 0.8), Constant_1=(0.925, 0.6),
+                       Discrimination_m1=(0.935, 0.9))  # fmt: skip
+    for row in document["runs"][:2]:
+        row["seeds"] = [1, 2]
+        document["results"][f"{row['name']}_s2"] = {"accuracy": 0.97}
+        tables = document["results"]["ranks"]["tables"]
+        tables[f"{row['name']}_s2"] = {**tables[f"{row['name']}_s1"], "ratio": 0.5}
+    document["seeds"] = [1, 2]
+    _, rows = discrimination_table(document)
+    assert rows[0][1:] == ["93.00%", "+0.00", "80.00%"]
+    assert rows[1][1:] == ["93.50%", "+0.50", "90.00%"]
+    (told,) = [line for line in verdicts(document) if line.startswith("Constant 1:")]
+    assert "60.0% against 80.0% of the control" in told and "at -0.50 points" in told
+    assert told.endswith("one seed).")
+
+
 def test_zeros_of_a_sparsified_net_are_shown() -> None:
     row = {"layer": "conv_lowrank", "weights": 1200, "element": 0.75, "row": 0.5, "column": 0.25}
     document = made_up(baseline=(0.9, 0.8), control=(0.9, 0.8))

@@ -73,6 +73,11 @@ def test_layers_that_no_gradient_reaches_are_left_out(net: Net) -> None:
     assert scan.still == ("ip1",)
     assert [row.layer for row in scan.rows] == ["ip2"]
     assert scan.as_dict()["still"] == ["ip1"] and scan.proposal("Constant", 0.01) > 0
+    net.learnable[0].value.requires_grad_(True)
+    with torch.no_grad():
+        net.learnable[0].value[0, 0] = float("nan")
+    with pytest.raises(SolverError, match="gradient of ip1, ip2 is zero or not finite"):
+        scan_forces(net, 1)
     for blob in net.learnable:
         blob.value.requires_grad_(blob.value.ndim < 2)
     with pytest.raises(SolverError, match="gradient of ip1, ip2 is zero or not finite"):

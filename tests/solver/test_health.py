@@ -37,6 +37,14 @@ def test_nan_loss_names_iteration_and_layer() -> None:
     assert "No snapshot was written before: start again" in message
 
 
+def test_another_rank_points_to_rank_0(tmp_path: Path) -> None:
+    """Snapshots are written by rank 0 only, so that the others know of none."""
+    made = solver(tmp_path, "base_lr: 1e30")
+    made.ranks.rank = 1
+    with pytest.raises(SolverError, match="Rank 0 names the last good snapshot: resume"):
+        made.step(5)
+
+
 def test_divergence_names_the_last_good_snapshot(tmp_path: Path) -> None:
     made = solver(tmp_path, "base_lr: 0.01")
     made.step(1)
