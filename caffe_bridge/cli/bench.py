@@ -13,6 +13,7 @@ from caffe_bridge.cli.common import (
     json_option,
     parse_numbers,
     print_json,
+    refuse_given,
     require_onnx,
     target_option,
     verb,
@@ -72,6 +73,7 @@ def command(
         _paper(paper, batches, counts, align_block(align), device, target, quick, save_path,
                "json" if as_json else "markdown" if markdown else "")  # fmt: skip
         return
+    refuse_given("without --paper", "align")
     if target != "portable":
         raise click.UsageError("--target goes with --paper only; ONNX files are what they are.")
     if len(batches) > 1 or len(counts) > 1:

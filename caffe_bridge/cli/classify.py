@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from caffe_bridge.cli.common import json_option, parse_floats, parse_numbers, print_json, verb
+from caffe_bridge.cli.common import (
+    check_output,
+    json_option,
+    parse_floats,
+    parse_numbers,
+    print_json,
+    verb,
+)
 from caffe_bridge.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ def score(net: Classifier, pictures: list[str], gray: bool, oversample: bool) ->
     from caffe_bridge.pycaffe.io import load_image
 
     rows = [net.predict([load_image(path, not gray)], oversample) for path in pictures]
-    return np.concatenate(rows)
+    return np.concatenate([row.reshape(1, -1) for row in rows])
 
 
 @verb(
@@ -89,6 +96,8 @@ def command(
     from caffe_bridge.files import atomic_write
     from caffe_bridge.pycaffe import Classifier
 
+    if output:
+        check_output(output, net, weights, *pictures, *filter(None, (mean, labels)))
     dims = parse_numbers(image_dims, "--image-dims") if image_dims else []
     if dims and len(dims) != 2:
         raise BridgeError(f"--image-dims {image_dims}: write it as HEIGHT,WIDTH.")

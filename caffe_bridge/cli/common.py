@@ -15,6 +15,7 @@ from rich.console import Console
 
 from caffe_bridge.errors import BridgeError, SchemaError
 from caffe_bridge.files import looks_like_text, refuse_impostor, require_file
+from caffe_bridge.strict_json import strict_json
 
 #: Columns of a table that goes into a file or a pipe.
 _PIPE_COLUMNS = 200
@@ -208,6 +209,19 @@ def check_output(path: str, *sources: str) -> None:
             raise BridgeError(f"{path}: would overwrite the input; give another name.")
 
 
+def refuse_given(why: str, *options: str) -> None:
+    """Refuse options of the running command that were given and do nothing.
+
+    Raises:
+        click.UsageError: names the first of them and ``why`` it has no effect.
+    """
+    context = click.get_current_context()
+    for option in options:
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            name = next(p.opts[0] for p in context.command.params if p.name == option)
+            raise click.UsageError(f"{name} has no effect {why}.")
+
+
 def check_folder(folder: str, names: Iterable[str], *sources: str) -> None:
     """Refuse, before any work, a folder in which a file to write would replace an input.
 
@@ -247,8 +261,8 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON."""
-    click.echo(json.dumps(value, indent=2))
+    """Print a value as indented JSON; numbers that are not finite become null."""
+    click.echo(json.dumps(strict_json(value), indent=2))
 
 
 def human(count: float | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from caffe_bridge.cli.common import json_option, print_json, verb
+from caffe_bridge.cli.common import check_output, json_option, print_json, verb
 from caffe_bridge.errors import DataError
 
 
@@ -20,6 +22,8 @@ def command(database: str, target: str | None, backend: str | None, as_json: boo
     from caffe_bridge.data.records import detect_backend
     from caffe_bridge.schema import write_blob
 
+    if target:
+        check_output(target, *map(str, Path(database).glob("*")))
     kind = backend or detect_backend(database)
     if kind is None:
         raise DataError(f"'{database}' is no data base (LMDB or LevelDB folder); correct the path.")

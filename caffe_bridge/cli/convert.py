@@ -15,6 +15,7 @@ from caffe_bridge.cli.common import (
     parse_numbers,
     parse_shapes,
     print_json,
+    refuse_given,
     stage_option,
     target_option,
     verb,
@@ -77,9 +78,10 @@ def command(
 
     if measure and target != "ort-cpu":
         raise click.UsageError("--measure times forms on this processor; add --target ort-cpu.")
-    source = click.get_current_context().get_parameter_source("threads")
-    if not measure and source is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError("--threads has no effect without --measure.")
+    if not measure:
+        refuse_given("without --measure", "threads")
+    if not check and target == "portable":
+        refuse_given("without --verify", "batch", "seed")
     if opset != "latest" and not opset.isdecimal():
         raise click.UsageError(f"--opset {opset}: write a number or 'latest'.")
     number = newest_opset() if opset == "latest" else int(opset)

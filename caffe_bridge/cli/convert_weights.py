@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from caffe_bridge.cli.common import verb
+from caffe_bridge.cli.common import check_output, verb
 
 
 @verb(
@@ -18,5 +18,6 @@ def command(source: str, target: str, net: str | None) -> None:
     """Rewrite weights: HDF5 when TARGET ends in .h5, else a caffemodel."""
     from caffe_bridge.schema.convert_weights import convert_weights
 
+    check_output(target, source, *filter(None, (net,)))
     path = convert_weights(source, target, net)
     click.echo(f"{path}: {path.stat().st_size:,} bytes")

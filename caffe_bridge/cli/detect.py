@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from caffe_bridge.cli.classify import read_labels, read_mean
-from caffe_bridge.cli.common import parse_numbers, verb
+from caffe_bridge.cli.common import check_output, parse_numbers, verb
 from caffe_bridge.errors import DataError
 
 _COLUMNS = ("filename", "ymin", "xmin", "ymax", "xmax")
@@ -62,6 +62,7 @@ def command(
     from caffe_bridge.files import atomic_write
     from caffe_bridge.pycaffe import Detector
 
+    check_output(target, windows, net, weights, *filter(None, (mean, labels)))
     swap = parse_numbers(channel_swap, "--channel-swap", 0) if channel_swap else None
     detector = Detector(net, weights, read_mean(mean), input_scale, raw_scale, swap, context_pad)
     found = detector.detect_windows(read_windows(windows))

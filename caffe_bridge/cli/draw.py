@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from caffe_bridge.cli.common import level_option, stage_option, verb
+from caffe_bridge.cli.common import check_output, level_option, refuse_given, stage_option, verb
 
 
 @verb(
@@ -34,6 +34,9 @@ def command(
     from caffe_bridge.cli.load import load_spec
     from caffe_bridge.pycaffe.draw import draw_net_to_file
 
+    check_output(target, net)
+    if phase == "ALL":
+        refuse_given("on --phase ALL, which draws every layer", "level", "stage")
     drawn = net if phase == "ALL" else load_spec(net, phase, level, stage)
     draw_net_to_file(drawn, target, rankdir, display_lrm=display_lrm)
     click.echo(target)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from caffe_bridge.cli.common import verb
+from caffe_bridge.cli.common import check_output, verb
 
 
 @verb(
@@ -30,6 +30,7 @@ def command(
     from caffe_bridge.files import atomic_write
     from caffe_bridge.solver.read_log import read_log_file
 
+    check_output(output, *logs)
     kind = Path(output).suffix.lower().lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         raise BridgeError(f"{output}: write .png, .svg or .pdf.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from caffe_bridge.cli.common import (
     parse_floats,
     parse_shapes,
     print_json,
+    refuse_given,
     verb,
 )
 from caffe_bridge.cli.feeds import source_feeds
@@ -68,8 +70,10 @@ def command(
     from caffe_bridge.onnx_export import export, save
     from caffe_bridge.onnx_export.quantize import agreement, quantize
 
-    check_output(output, net, weights)
+    check_output(output, net, weights, *(x for x in (calibrate, evaluate) if x and x != "data"))
     calibrate = net if calibrate == "data" else calibrate
+    if not any(Path(source).is_dir() for source in (calibrate, evaluate or calibrate)):
+        refuse_given("without a folder of pictures", "mean", "scale")
     means, shapes = parse_floats(mean, "--mean"), parse_shapes(inputs)
     model = load_model(net, weights, inputs=shapes, outputs=output_blob)
     float_bytes = export(model, outputs=output_blob or None).ByteSize()

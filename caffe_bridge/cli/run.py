@@ -15,6 +15,7 @@ from caffe_bridge.cli.common import (
     json_option,
     parse_floats,
     print_json,
+    refuse_given,
     verb,
     warn,
 )
@@ -138,6 +139,9 @@ def command(
         if not name or not path:
             raise click.UsageError(f"--feed {text}: write it as BLOB=FILE.")
         files[name] = path
+    pictures = [path for path in files.values() if Path(path).suffix.lower() in PICTURES]
+    if not pictures:
+        refuse_given("without a picture to read", "mean", "scale")
     if save_path:
         check_output(save_path, net, weights, *files.values())
     model = load_model(net, weights)

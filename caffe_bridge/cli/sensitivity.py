@@ -57,7 +57,7 @@ def command(
 
     for path in (save, plot):
         if path:
-            check_output(path, net, weights)
+            check_output(path, net, weights, *([] if data == "data" else [data]))
     if plot:
         check_picture(plot)
     whole = Net(net, "TEST", weights=weights)

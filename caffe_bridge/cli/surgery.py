@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from caffe_bridge.cli.common import (
     parse_shapes,
     print_json,
 )
-from caffe_bridge.errors import PlanError
+from caffe_bridge.errors import BridgeError, PlanError
 
 if TYPE_CHECKING:
     from caffe_bridge.compress.surgery import Surgery
@@ -51,6 +52,8 @@ def finish(
 
     for path in outputs:
         check_output(path, net, weights)
+    if Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
+        raise BridgeError(f"{outputs[0]}: is given for net and weights; give two names.")
     shapes = parse_shapes(given)
     made = operate(shapes)
     if not made.changed:

@@ -15,7 +15,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from caffe_bridge.cli.common import check_output, json_option, print_json, stage_option, verb
+from caffe_bridge.cli.common import (
+    check_output,
+    json_option,
+    print_json,
+    refuse_given,
+    stage_option,
+    verb,
+)
 from caffe_bridge.cli.launch import launch_ranks
 from caffe_bridge.cli.runtime import Choice, runtime_options
 from caffe_bridge.log import Sink, glog_line, stream_sink
@@ -134,6 +141,10 @@ def command(
 
     if weights and snapshot:
         raise click.UsageError("--weights starts anew and --snapshot resumes; give one of them.")
+    if clip_energy is None:
+        refuse_given("without --clip-energy", "clip_until", "clip_except")
+    if not snapshot:
+        refuse_given("without --snapshot", "caffe_resume")
     place, note = choice.place(), ""
     # A rank sees only the GPUs that the launching process chose.
     alone = world_size() == 1
@@ -142,9 +153,10 @@ def command(
         raise click.UsageError("--cuda-graph runs in one process; leave it out, or give one GPU.")
     if len(gpus) > 1:
         launch_ranks(gpus, click.get_current_context().obj)
-    for path in filter(None, (log_path, jsonl)):
-        check_output(path, solver_path)
     param = _parameters(solver_path, seed, level, stage)
+    nets = (param.net, param.train_net, *param.test_net)
+    for path in filter(None, (log_path, jsonl)):
+        check_output(path, solver_path, *filter(None, (*nets, weights, snapshot)))
     if weights or snapshot:
         param.weights = [weights] if weights else []
     if keep_zeros:

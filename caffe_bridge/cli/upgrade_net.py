@@ -15,8 +15,10 @@ from caffe_bridge.cli.common import verb
 @click.argument("target")
 def command(source: str, target: str) -> None:
     """Bring a net of any age to the current format: prototxt or caffemodel, as SOURCE is."""
+    from caffe_bridge.errors import SchemaError
     from caffe_bridge.files import looks_like_text, require_file
     from caffe_bridge.schema import (
+        prototxt_kind,
         read_binary,
         read_text,
         unknown_fields,
@@ -24,9 +26,12 @@ def command(source: str, target: str) -> None:
         write_binary,
         write_text,
     )
+    from caffe_bridge.schema.kind import SOLVER
 
     with require_file(source, "net").open("rb") as stream:
         text = looks_like_text(stream.read(4096))
+    if text and prototxt_kind(source) == SOLVER:
+        raise SchemaError(f"{source}: is a solver; use upgrade-solver, or give a net.")
     if text:
         net = upgrade_net(read_text(source, "NetParameter"))
         write_text(net, target)

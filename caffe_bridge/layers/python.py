@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from caffe_bridge.errors import GraphError
 from caffe_bridge.graph import LayerSpec, Shape
 from caffe_bridge.layers.base import BlobSpec, Emitter, Layer, at_least
 from caffe_bridge.layers.registry import LAYERS, register
+from caffe_bridge.schema import Record
 
 _PHASES = {"TRAIN": 0, "TEST": 1}
 _permission = {"granted": False}
@@ -104,6 +106,9 @@ class UserLayer:
     phase: int
     blobs: BlobList
 
+    def __init__(self, layer_param: Record | None = None) -> None:
+        """Made with the LayerParameter, as in pycaffe."""
+
     def setup(self, bottom: list[ArrayBlob], top: list[ArrayBlob]) -> None:
         """Read ``param_str`` and check the blobs; called once."""
 
@@ -117,6 +122,15 @@ class UserLayer:
         self, top: list[ArrayBlob], propagate_down: list[bool], bottom: list[ArrayBlob]
     ) -> None:
         """Fill the bottoms' diff from the tops'."""
+
+
+def _instance(kind: type[Any], record: Record) -> Any:
+    """An object of the user's class, from the LayerParameter where its constructor takes it."""
+    try:
+        inspect.signature(kind).bind(record)
+    except (TypeError, ValueError):
+        return kind()
+    return kind(record)
 
 
 class _Run(torch.autograd.Function):
@@ -192,7 +206,8 @@ class Python(Layer):
                 "call caffe_bridge.layers.python.allow_python_layers() first."
             )
         try:
-            made = getattr(importlib.import_module(self.p.module), self.p.layer)()
+            made = _instance(getattr(importlib.import_module(self.p.module), self.p.layer),
+                             self.spec.record)  # fmt: skip
         except Exception as error:
             raise GraphError(
                 f"{self.spec.label()}: cannot make {self.where}: {error}; is its folder on "

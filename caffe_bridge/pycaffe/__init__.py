@@ -30,7 +30,7 @@ from caffe_bridge.pycaffe.mode import (
 )
 from caffe_bridge.pycaffe.net import TEST, TRAIN, Net
 from caffe_bridge.pycaffe.net_spec import NetSpec, Top, layers, params, to_proto
-from caffe_bridge.pycaffe.solver import PySolver, get_solver
+from caffe_bridge.pycaffe.solver import PySolver
 from caffe_bridge.pycaffe.solvers import (
     AdaDeltaSolver,
     AdaGradSolver,
@@ -38,6 +38,7 @@ from caffe_bridge.pycaffe.solvers import (
     NesterovSolver,
     RMSPropSolver,
     SGDSolver,
+    get_solver,
 )
 from caffe_bridge.pycaffe.stand_in import install, uninstall
 

@@ -71,7 +71,7 @@ class Classifier(Net):
             oversample: average over ten crops; else the centre crop alone.
 
         Returns:
-            float32 (N, classes), the net's first output.
+            float32, the net's first output: (N, classes), or of centre crops in its own shape.
 
         Raises:
             BridgeError: pictures that do not fit.
@@ -87,5 +87,6 @@ class Classifier(Net):
         name = self.inputs[0]
         batch = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         scores = self.forward_all(None, **{name: batch})[self.outputs[0]]
-        scores = scores.reshape(len(batch), -1)
-        return scores.reshape(len(inputs), -1, scores.shape[1]).mean(1) if oversample else scores
+        if not oversample:
+            return scores
+        return scores.reshape(len(inputs), len(batch) // len(inputs), -1).mean(1)

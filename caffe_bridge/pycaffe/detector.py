@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from caffe_bridge.errors import BackendError, DataError
+from caffe_bridge.errors import BackendError, DataError, ShapeError
 from caffe_bridge.pycaffe.classifier import picture_transformer
 from caffe_bridge.pycaffe.net import TEST, Net
 from caffe_bridge.pycaffe.resample import load_image, resize_image
@@ -49,6 +49,11 @@ class Detector(Net):
         name = self.inputs[0]
         self.crop_dims = np.array(self.blobs[name].shape[2:])
         self.context_pad = int(context_pad or 0)
+        if not 0 <= 2 * self.context_pad < self.crop_dims[0]:
+            raise ShapeError(
+                f"context_pad is {self.context_pad}; give a number of pixels from 0 up to less "
+                f"than half of the input's {self.crop_dims[0]}."
+            )
         zeros = np.zeros(self.blobs[name].shape[1:], np.float32)
         self.crop_mean = self.transformer.deprocess(name, zeros).reshape(
             *self.crop_dims, self.blobs[name].shape[1]

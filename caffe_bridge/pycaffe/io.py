@@ -143,6 +143,8 @@ class Transformer:
         """
         self._check(in_)
         made = np.array(data, np.float32).squeeze()
+        if made.ndim == 2:  # one channel
+            made = made[None]
         if in_ in self.input_scale:
             made = made / np.float32(self.input_scale[in_])
         if in_ in self.mean:
@@ -181,6 +183,11 @@ class Transformer:
                 f"set_channel_swap('{in_}'): {tuple(order)} names {len(order)} channels, "
                 f"the input has {self.inputs[in_][1]}."
             )
+        if not all(0 <= channel < len(order) for channel in order):
+            raise ShapeError(
+                f"set_channel_swap('{in_}'): {tuple(order)}; the channels are 0 to "
+                f"{len(order) - 1}."
+            )
         self.channel_swap[in_] = tuple(order)
 
     def set_raw_scale(self, in_: str, scale: float) -> None:
@@ -200,7 +207,7 @@ class Transformer:
         values = np.asarray(mean, np.float32)
         shape = self.inputs[in_]
         if values.ndim == 1:
-            if shape[1] not in (len(values), 1) and len(values) != 1:
+            if len(values) not in (shape[1], 1):
                 raise ShapeError(
                     f"set_mean('{in_}'): {len(values)} numbers for {shape[1]} channels."
                 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from caffe_bridge.errors import BlobError, BridgeError
-from caffe_bridge.graph import NetSpec, load_net
+from caffe_bridge.graph import NetSpec, Shape, load_net
 from caffe_bridge.layers.base import Layer
 from caffe_bridge.layers.data_layer import DataLayer
 from caffe_bridge.net import LearnableBlob, build, copy_weights, save, share_weights
@@ -23,6 +23,15 @@ from caffe_bridge.schema import Record
 
 TRAIN, TEST = 0, 1
 _PHASES = {TRAIN: "TRAIN", TEST: "TEST"}
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    """Whether numpy assigns an array of this shape to the other."""
+    try:
+        np.broadcast_to(np.empty(shape, np.bool_), wanted)
+    except ValueError:
+        return False
+    return True
 
 
 class LayerView:
@@ -139,19 +148,21 @@ class Net(BatchMethods):
             raise BlobError(f"the net has no layer '{name}'; it has {self._layer_names}.")
         return self._layer_names.index(name)
 
-    def _feed(self, arrays: dict[str, Any], gradient: bool) -> None:
+    def _feed(self, arrays: dict[str, Any], wanted: list[str], gradient: bool) -> None:
+        """As pycaffe's: every one of the blobs ``wanted``, in the blob's batch size."""
+        if arrays and set(arrays) != set(wanted):
+            what = "diffs of the outputs" if gradient else "inputs"
+            raise BlobError(f"the {what} are {wanted}, given are {list(arrays)}; give them all.")
         for name, values in arrays.items():
-            if name not in self.blobs:
-                raise BlobError(f"the net has no blob '{name}'; it has {list(self.blobs)}.")
             blob = self.blobs[name]
             target = blob.diff if gradient else blob.data
             array = np.asarray(values, np.float32)
-            if array.shape != target.shape and array.size != target.size:
+            if array.shape[:1] != target.shape[:1] or not _fits(array.shape, target.shape):
                 raise BlobError(
                     f"blob '{name}' has shape {target.shape}, the given array {array.shape}; "
-                    "reshape the blob first."
+                    "reshape the blob or the array first."
                 )
-            target[...] = array.reshape(target.shape)
+            target[...] = array
 
     def forward(
         self,
@@ -167,7 +178,7 @@ class Net(BatchMethods):
         """
         last = len(self.layers) - 1
         first, final = self._index(start, 0), self._index(end, last)
-        self._feed(kwargs, gradient=False)
+        self._feed(kwargs, self.inputs, gradient=False)
         self.executor.forward(first, final)
         names = self.top_names[end] if end is not None else self.outputs
         return OrderedDict((n, self.blobs[n].data) for n in [*names, *(blobs or ())])
@@ -186,7 +197,7 @@ class Net(BatchMethods):
         """
         first = self._index(start, len(self.layers) - 1)
         final = self._index(end, 0)
-        self._feed(kwargs, gradient=True)
+        self._feed(kwargs, self.outputs, gradient=True)
         self.executor.backward(first, final)
         names = self.bottom_names[end] if end is not None else self.inputs
         return OrderedDict((n, self.blobs[n].diff) for n in [*names, *(diffs or ())])

@@ -31,12 +31,19 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     import cv2  # here: loading it takes longer than everything else in the package
 
     found = require_file(filename, "picture")
-    mode = cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE
-    image = cv2.imread(str(found), mode)
+    image = cv2.imread(str(found), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{found}: is no picture that OpenCV can decode; replace it.")
     values = image.astype(np.float32) / 255.0
-    return np.ascontiguousarray(values[..., ::-1]) if color else values[..., None]
+    if color:
+        return np.ascontiguousarray(values[..., ::-1])
+    if (image == image[..., :1]).all():
+        return np.ascontiguousarray(values[..., :1])
+    return values @ _LUMINANCE[:, None]
+
+
+#: Shares of blue, green and red in grey, as scikit-image weighs them for pycaffe.
+_LUMINANCE = np.array([0.0721, 0.7154, 0.2125], np.float32)
 
 
 def _taps(places: np.ndarray, order: int, spline: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -98,8 +98,3 @@ class PySolver:
         """Call one function before every iteration, the other when its gradients are ready."""
         self.engine.on_start.append(lambda _engine: on_start())
         self.engine.on_gradients.append(lambda _engine: on_gradient())
-
-
-def get_solver(solver_file: str | os.PathLike[str]) -> PySolver:
-    """The solver of a solver prototxt, whatever its type."""
-    return PySolver(solver_file)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from caffe_bridge.pycaffe.solver import PySolver
 from caffe_bridge.schema import Record
+from caffe_bridge.solver import read_solver
 
 
 class _TypedSolver(PySolver):
@@ -52,3 +53,16 @@ class AdamSolver(_TypedSolver):
     """Adam."""
 
     rule = "Adam"
+
+
+_CLASSES: dict[str, type[_TypedSolver]] = {
+    kind.rule: kind
+    for kind in (
+        SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver,
+    )
+}  # fmt: skip
+
+
+def get_solver(solver_file: str | os.PathLike[str]) -> PySolver:
+    """The solver of a solver prototxt, as an object of its type's class."""
+    return _CLASSES.get(read_solver(solver_file).type, PySolver)(solver_file)

@@ -24,6 +24,8 @@ MODULES = {
     "caffe.pycaffe": "",
     "caffe._caffe": "",
 }
+#: Submodules whose names pycaffe's package has imported into itself.
+_ITSELF = ("pycaffe", "_caffe")
 
 
 def installed() -> bool:
@@ -69,12 +71,16 @@ def install(force: bool = False) -> None:
             del sys.modules[name]
     for name, ours in MODULES.items():
         sys.modules[name] = importlib.import_module(_HOME + ours)
+    for name in _ITSELF:
+        setattr(sys.modules["caffe"], name, sys.modules["caffe"])
     allow_python_layers()
 
 
 def uninstall() -> None:
     """Undo :func:`install`, the permission of Python layers included."""
     if installed():
+        for name in _ITSELF:
+            delattr(sys.modules["caffe"], name)
         for name in MODULES:
             sys.modules.pop(name, None)
         allow_python_layers(False)

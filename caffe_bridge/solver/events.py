@@ -9,7 +9,6 @@ display adds ``loss`` (averaged over average_loss iterations), ``lr`` and ``outp
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from caffe_bridge.errors import BackendError
 from caffe_bridge.net import Built
+from caffe_bridge.strict_json import strict_json
 
 #: Receives every event.
 Listener = Callable[[Mapping[str, Any]], None]
@@ -45,13 +45,6 @@ def named_numbers(blobs: Mapping[str, Tensor]) -> dict[str, float]:
     return numbers
 
 
-def _plain(value: Any) -> Any:
-    """The value in strict JSON, which knows no NaN: ``null`` stands for it."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 class JsonLines:
     """Writes one JSON object a line and flushes it."""
 
@@ -60,7 +53,7 @@ class JsonLines:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Write an event."""
-        self.stream.write(json.dumps(_plain(event)) + "\n")
+        self.stream.write(json.dumps(strict_json(event)) + "\n")
         self.stream.flush()
 
 

@@ -169,8 +169,9 @@ def _text(value: float | None) -> str:
 def write_tables(
     log: TrainingLog, folder: str | os.PathLike[str], name: str, delimiter: str = ","
 ) -> list[Path]:
-    """Write ``name.train`` and ``name.test`` into a folder, as Caffe's parse_log does."""
+    """Write ``name.train`` and ``name.test`` into a folder (made if missing), as parse_log does."""
     made = []
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for rows, ending in ((log.train, "train"), (log.test, "test")):
         target = Path(folder) / f"{name}.{ending}"
         with atomic_write(target) as stream:

@@ -137,3 +137,27 @@ class Growing(caffe.Layer):
         self.calls += 1
         if self.calls == 2:
             self.blobs.add_blob(1)
+
+
+class Constructed(Simple):
+    """Takes the LayerParameter, as pycaffe's classes may."""
+
+    def __init__(self, p_object: Any) -> None:
+        super().__init__(p_object)
+        self.name = p_object.name
+
+
+class Bare:
+    """No base and nothing to construct from; three times the bottom."""
+
+    def __init__(self) -> None:
+        self.factor = 3
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        pass
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(*bottom[0].data.shape)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        top[0].data[...] = self.factor * bottom[0].data

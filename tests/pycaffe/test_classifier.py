@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import caffe_bridge.pycaffe as caffe
-from caffe_bridge.errors import BackendError, DataError
+from caffe_bridge.errors import BackendError, DataError, ShapeError
 from tests.pycaffe.nets import DEPLOY, write
 
 RNG = np.random.default_rng(0)
@@ -67,3 +67,28 @@ def test_context_outside_the_picture_is_the_mean() -> None:
     corner = made.crop(image, (0, 0, 4, 4))
     np.testing.assert_allclose(corner[0, 0], mean)
     np.testing.assert_allclose(corner[-1, -1], 99)
+
+
+def test_centre_crops_keep_the_shape_of_the_output() -> None:
+    """A fully convolutional net answers with a map."""
+    text = DEPLOY[: DEPLOY.index('layer { name: "ip"')]
+    path = write("maps.prototxt", text)
+    caffe.Net(path, caffe.TEST, seed=0).save("maps.caffemodel")
+    made = caffe.Classifier(path, "maps.caffemodel")
+    images = [RNG.random((6, 6, 3)).astype(np.float32) for _ in range(3)]
+    assert made.predict(images, oversample=False).shape == (3, 4, 4, 4)
+    assert made.predict(images).shape == (3, 64)
+
+
+def test_a_detector_of_grey_pictures() -> None:
+    path = write("grey.prototxt", DEPLOY.replace("dim: 3", "dim: 1"))
+    caffe.Net(path, caffe.TEST, seed=0).save("grey.caffemodel")
+    made = caffe.Detector(path, "grey.caffemodel", mean=np.array([7.0]), context_pad=1)
+    assert made.crop_mean.shape == (6, 6, 1)
+    np.testing.assert_allclose(made.crop_mean, 7)
+
+
+@pytest.mark.parametrize("pad", [-1, 3, 4])
+def test_a_context_that_leaves_no_picture_is_refused(pad: int) -> None:
+    with pytest.raises(ShapeError, match="less than half of the input's 6"):
+        caffe.Detector(*files(), context_pad=pad)

@@ -102,6 +102,8 @@ def test_mean_images() -> None:
     made.set_mean("data", np.arange(6.0).repeat(64).reshape(6, 8, 8)[::2])
     np.testing.assert_allclose(made.mean["data"], np.full((3, 4, 4), [[[0]], [[2]], [[4]]]))
     gray = transformer((1, 1, 4, 4))
+    with pytest.raises(ShapeError, match="3 numbers for 1 channels"):
+        gray.set_mean("data", np.zeros(3))
     gray.set_mean("data", np.ones((4, 4)))
     assert gray.mean["data"].shape == (1, 4, 4)
 
@@ -113,6 +115,7 @@ def test_mean_images() -> None:
         (lambda t: t.set_mean("data", np.ones(2)), ShapeError, "2 numbers for 3 channels"),
         (lambda t: t.set_transpose("data", (0, 1)), ShapeError, "has 2 axes"),
         (lambda t: t.set_channel_swap("data", (0, 1)), ShapeError, "names 2 channels"),
+        (lambda t: t.set_channel_swap("data", (1, 2, 3)), ShapeError, "channels are 0 to 2"),
         (lambda t: t.set_raw_scale("nope", 1), BlobError, "'nope' is no input"),
         (lambda t: t.preprocess("nope", np.ones((4, 4, 3))), BlobError, "'nope' is no input"),
     ],
@@ -129,7 +132,10 @@ def test_load_image_is_rgb_between_0_and_1() -> None:
     image = load_image("red.png")
     assert (image.shape, image.dtype) == ((5, 6, 3), np.float32)
     np.testing.assert_array_equal(image[0, 0], [1, 0, 0])
-    assert load_image("red.png", color=False).shape == (5, 6, 1)
+    # Red weighs 0.2125 in scikit-image's grey, which pycaffe takes.
+    grey = load_image("red.png", color=False)
+    assert grey.shape == (5, 6, 1)
+    np.testing.assert_allclose(grey[..., 0], 0.2125 * load_image("red.png")[..., 0], rtol=1e-5)
     cv2.imwrite("gray.png", picture[..., 2])
     assert load_image("gray.png").shape == (5, 6, 3)
     with pytest.raises(SchemaError, match="no such picture"):

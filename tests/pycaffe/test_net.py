@@ -80,7 +80,7 @@ def test_unknown_names_are_refused() -> None:
     net = deploy()
     with pytest.raises(BlobError, match="no layer 'nope'"):
         net.forward(start="nope")
-    with pytest.raises(BlobError, match="no blob 'nope'"):
+    with pytest.raises(BlobError, match=r"the inputs are .*given are"):
         net.forward(nope=np.zeros(1))
 
 
@@ -195,3 +195,24 @@ def test_reshape_changes_the_batch() -> None:
 def test_a_missing_file_is_one_sentence(folder: Path) -> None:
     with pytest.raises(BridgeError, match="no such prototxt"):
         caffe.Net(str(folder / "none.prototxt"), caffe.TEST)
+
+
+def test_arrays_are_fed_as_numpy_assigns_them() -> None:
+    """Not by their number of values: (2, 6, 6, 3) is no batch of (3, 6, 6)."""
+    net = deploy()
+    for shape in ((2, 6, 6, 3), (1, 3, 6, 6), (216,)):
+        with pytest.raises(BlobError, match="reshape the blob or the array first"):
+            net.forward(data=np.zeros(shape))
+    one = np.random.default_rng(0).standard_normal((2, 1, 6, 6)).astype(np.float32)
+    net.forward(data=one)
+    np.testing.assert_array_equal(net.blobs["data"].data, np.repeat(one, 3, 1))
+    with pytest.raises(BlobError, match=r"the diffs of the outputs are \['prob'\]"):
+        net.backward(ip=np.zeros((2, 5)))
+
+
+def test_every_input_is_given_or_none() -> None:
+    two = DEPLOY.replace('top: "data" input_param', 'top: "data" top: "other" input_param')
+    net = caffe.Net(write("two.prototxt", two), caffe.TEST, seed=0)
+    net.forward()
+    with pytest.raises(BlobError, match=r"the inputs are \['data', 'other'\], given are"):
+        net.forward(data=np.zeros((2, 3, 6, 6)))

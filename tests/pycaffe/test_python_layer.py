@@ -156,3 +156,11 @@ def test_without_permission_nothing_runs() -> None:
     caffe.allow_python_layers(False)
     with pytest.raises(GraphError, match="not allowed"):
         three()
+
+
+def test_constructors_with_and_without_the_parameter() -> None:
+    text = DATA + layer("one", "Constructed", "data") + layer("two", "Bare", "one")
+    net = caffe.Net(write("p.prototxt", text), caffe.TEST)
+    net.blobs["data"].data[...] = 2
+    assert (net.forward()["two"] == 60).all()
+    assert net.built.layers[1].user.name == "one"

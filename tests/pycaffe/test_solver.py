@@ -126,3 +126,12 @@ def test_weights_and_diffs_of_the_solver_prototxt(solver: caffe.PySolver) -> Non
     after = np.array(again.net.params["ip"][0].data)
     np.testing.assert_allclose(diff, before - after, rtol=1e-3, atol=1e-6)
     assert np.abs(diff).max() > 0
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
+def test_get_solver_gives_the_class_of_the_type(rule: str) -> None:
+    write("train.prototxt", TRAIN)
+    momentum = "" if rule in ("AdaGrad", "RMSProp") else "momentum: 0.9"
+    text = SOLVER.replace("momentum: 0.9", f"{momentum} delta: 1e-4 type: '{rule}'")
+    made = caffe.get_solver(write("solver.prototxt", text))
+    assert type(made) is getattr(caffe, f"{rule}Solver")

@@ -20,6 +20,9 @@ from caffe import layers as L, params as P
 from caffe.coord_map import crop
 from caffe.draw import draw_net_to_file
 from caffe.proto import caffe_pb2
+from caffe import pycaffe, _caffe
+import caffe.pycaffe as whole
+assert whole.Net is pycaffe.Net is _caffe.Net is caffe.pycaffe.Net is caffe.Net
 n = caffe.NetSpec()
 n.data = L.Input(shape=dict(dim=[1, 3]))
 net = text_format.Merge(str(n.to_proto()), caffe_pb2.NetParameter())
