@@ -49,7 +49,7 @@ from caffe_bridge.schema import Record, format_text, parse_text
 from caffe_bridge.solver.force import POWERS
 
 PARTS = ("baseline", "force", "finetune")
-PROFILES = ("cpu", "gpu")
+PROFILES = ("cpu", "cpu-long", "gpu")
 FILE = "experiment.json"
 #: Nets without force, where low-rank nets may start beside the force nets.
 STARTS = ("baseline", "control")
@@ -169,7 +169,8 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
 
     Args:
         path: the file.
-        profile: "cpu" or "gpu": whose entries of ``profiles`` are taken.
+        profile: whose entries of ``profiles`` are taken: "cpu", "gpu", or another that the file
+            has.
 
     Raises:
         SchemaError: missing, no JSON, an entry that is missing, unknown or of the wrong kind.
@@ -179,8 +180,11 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
     profiles = data.get("profiles", {})
     if not isinstance(profiles, dict) or profiles.keys() - set(PROFILES):
         raise SchemaError(
-            f"{found}: profiles wants an object with {' and '.join(PROFILES)}; correct the file."
+            f"{found}: profiles wants an object with some of {', '.join(PROFILES)}; correct the "
+            "file."
         )
+    if profile not in {"cpu", "gpu", *profiles}:
+        raise SchemaError(f"{found}: has no profile {profile}; take cpu or gpu.")
     changed = profiles.get(profile, {})
     given = {*data, *changed} if isinstance(changed, dict) else set(data)
     known = _REQUIRED | set(_OPTIONAL)

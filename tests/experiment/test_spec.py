@@ -14,6 +14,11 @@ from tests.experiment.digits import ONE, write_recipes
 from tests.shared import REPO
 
 
+def test_a_profile_that_the_file_lacks_is_told() -> None:
+    with pytest.raises(SchemaError, match=r"lenet.*has no profile cpu-long; take cpu or gpu"):
+        load_experiment(REPO / "solvers" / "lenet" / "experiment.json", "cpu-long")
+
+
 def test_profiles_replace_entries(tmp_path: Path) -> None:
     write_recipes(tmp_path, profiles={"gpu": {"tests": 1}, "cpu": {"channels_last": True}})
     path = tmp_path / "lenet" / "experiment.json"
@@ -24,7 +29,8 @@ def test_profiles_replace_entries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lenet", "cifar10_full", "cifar10_resnet20"])
 def test_the_shipped_experiments_are_sound(name: str) -> None:
-    for profile in ("cpu", "gpu"):
+    more = ("cpu-long",) if name == "cifar10_full" else ()
+    for profile in ("cpu", "gpu", *more):
         made = load_experiment(REPO / "solvers" / name / "experiment.json", profile)
         net = read_net(REPO / "solvers" / name / made.net)
         assert set(made.layers) <= {layer.name for layer in net.layer}
