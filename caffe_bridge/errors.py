@@ -25,8 +25,24 @@ Messages say who, where, with which numbers, and what to do.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    r"""Text with the bytes of names that are not UTF-8 written as ``\xb2``, to print anywhere.
+
+    Args:
+        text: such bytes stand in it as Python's ``surrogateescape`` writes them.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a pair of UTF-16, which only a caller's own text can hold
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 class BridgeError(Exception):
     """Base of all errors that a user can cause and repair."""
+
+    def __str__(self) -> str:
+        """The message, fit for any terminal and file."""
+        return printable(super().__str__())
 
 
 class SchemaError(BridgeError):

@@ -15,8 +15,8 @@ from tests.shared import REPO
 PACKAGE = REPO / "caffe_bridge"
 #: Lowest first; a part may import itself and every part before it.
 ORDER = [
-    "errors", "log", "registry", "files", "schema", "graph", "data", "layers", "net", "solver",
-    "onnx_export", "bench", "compress", "pycaffe", "experiment", "demo", "cli",
+    "errors", "log", "registry", "files", "strict_json", "schema", "graph", "data", "layers", "net",
+    "solver", "onnx_export", "bench", "compress", "pycaffe", "experiment", "demo", "cli",
 ]  # fmt: skip
 #: Parts of one height: neither may import the other.
 APART = {("onnx_export", "solver"), ("pycaffe", "compress"), ("bench", "solver")}

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from caffe_bridge.cli.convert import measured_forms
-from caffe_bridge.errors import BridgeError, PlanError
+from caffe_bridge.errors import BridgeError, PlanError, printable
 from caffe_bridge.files import atomic_write, require_file
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def write_report(plan: Plan, result: dict[str, Any]) -> Path:
                       f"{result['from_portable']:.2g}"))  # fmt: skip
     path = Path(result["plan"]).with_name("report.md")
     with atomic_write(path) as stream:
-        stream.write(plan_markdown(plan, facts).encode("utf-8"))
+        stream.write(printable(plan_markdown(plan, facts)).encode("utf-8"))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -104,6 +105,8 @@ def cli(debug: bool, allow_python: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 good, 1 refused, 2 wrong usage)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     try:
         given = normalise(sys.argv[1:] if arguments is None else arguments, warn)
         # A verb that starts itself again, once for each GPU, needs the whole command line.

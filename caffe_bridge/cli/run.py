@@ -61,13 +61,13 @@ def read_array(path: str, shape: tuple[int, ...], mean: list[float], scale: floa
 
 def _decode(path: Path, mode: int) -> np.ndarray:
     """Read a picture; what the decoders print goes into the message, or becomes a warning."""
-    import cv2
+    from caffe_bridge.data.datum import read_picture
 
     with tempfile.TemporaryFile() as log:
         standard_error = os.dup(2)
         os.dup2(log.fileno(), 2)
         try:
-            picture = cv2.imread(str(path), mode)
+            picture = read_picture(path, mode)
         finally:
             os.dup2(standard_error, 2)
             os.close(standard_error)
@@ -80,7 +80,7 @@ def _decode(path: Path, mode: int) -> np.ndarray:
         )
     if said:
         warn(f"{path}: {said}")
-    return np.asarray(picture)
+    return picture
 
 
 def check_shapes(model: Net, shapes: dict[str, tuple[int, ...]], sources: str) -> None:

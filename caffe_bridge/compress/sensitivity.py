@@ -89,16 +89,19 @@ def _ranks(method: Decomposition, target: Target, levels: Iterable[float]) -> li
 
 
 def _key(net: Record, weights: Weights, feeds: Sequence[Feed], method: str, blob: str) -> str:
-    made = hashlib.sha256(format_text(net).encode())
+    def raw(text: str) -> bytes:
+        return text.encode("utf-8", "surrogateescape")
+
+    made = hashlib.sha256(raw(format_text(net)))
     for name, blobs in weights.blobs.items():
-        made.update(name.encode())
+        made.update(raw(name))
         for stored in blobs:
             if stored is not None:
                 made.update(np.ascontiguousarray(stored.array()).tobytes())
     for feed in feeds:
         for name, value in feed.items():
-            made.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())
-    made.update(f"{method} {blob}".encode())
+            made.update(raw(name) + np.ascontiguousarray(value.numpy()).tobytes())
+    made.update(raw(f"{method} {blob}"))
     return made.hexdigest()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from caffe_bridge.data.datum import to_chw
+from caffe_bridge.data.datum import read_picture, to_chw
 from caffe_bridge.data.write import write_records
 from caffe_bridge.errors import DataError
 from caffe_bridge.files import require_file
@@ -90,7 +90,7 @@ def _encode_type(name: str, options: ImagesetOptions) -> str:
 def _read(file: str, options: ImagesetOptions) -> np.ndarray | None:
     import cv2  # here: loading it takes longer than everything else in the package
 
-    image: Any = cv2.imread(file, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
+    image: Any = read_picture(file, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
     if image is None:
         return None
     height, width = options.resize

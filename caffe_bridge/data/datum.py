@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import numpy as np
 
 from caffe_bridge.errors import DataError, SchemaError
@@ -26,6 +29,30 @@ def decode_image(data: bytes, color: bool | None, where: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{where}: {len(data)} bytes that are no picture OpenCV can decode.")
     return to_chw(image, where)
+
+
+def read_picture(path: str | os.PathLike[str], flag: int) -> np.ndarray | None:
+    """What ``cv2.imread`` gives; by itself it kills the process where a name is not UTF-8.
+
+    Its bytes are not decoded from memory instead: of pictures that are cut off OpenCV decodes what
+    there is from files only.
+
+    Args:
+        path: the file; undecodable bytes of its name escaped as Python does.
+        flag: OpenCV's ``IMREAD_`` constant.
+
+    Returns:
+        (H, W) or (H, W, C), BGR; None when there is no such file, or no picture in it.
+    """
+    import cv2  # here: see above
+
+    name: Any = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(name)
+    image: np.ndarray | None = cv2.imread(name, flag)
+    return image
 
 
 def to_chw(image: np.ndarray, where: str) -> np.ndarray:
@@ -107,6 +134,6 @@ def encode_datum(array: np.ndarray, label: int = 0) -> bytes:
     if array.dtype == np.uint8:
         datum.data = array.tobytes()
     else:
-        datum.float_data = array.astype(np.float32).reshape(-1).tolist()
+        datum.float_data = array.astype(np.float32).reshape(-1)
     datum.label = int(label)
     return encode(datum)

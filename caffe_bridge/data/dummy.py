@@ -57,7 +57,8 @@ class DummySource(Source):
         spec: a DummyData layer.
 
     Raises:
-        DataError: number of shapes or fillers does not fit the tops, or an unknown filler.
+        DataError: number of shapes or fillers does not fit the tops, a dim below 1, or a filler
+            that is unknown or contradicts itself.
     """
 
     def __init__(self, spec: LayerSpec) -> None:
@@ -72,6 +73,15 @@ class DummySource(Source):
                     f"filler type '{filler.type}' is not known here; use one of "
                     f"{', '.join(_FILLERS)}."
                 )
+            if filler.type == "gaussian" and not filler.std >= 0:
+                self.fail(f"a gaussian filler has std {filler.std:g}; give 0 or more.")
+            if filler.type == "uniform" and not filler.min <= filler.max:
+                self.fail(
+                    f"a uniform filler has min {filler.min:g} above max {filler.max:g}; swap them."
+                )
+        for shape in self._shapes:
+            if min(shape, default=1) < 1:
+                self.fail(f"gives the shape {shape}; every dim must be 1 or more.")
         #: Per top: filled once, so that changes to the blob stay.
         self.fixed = [filler.type == "constant" for filler in self.fillers]
         self._once: list[np.ndarray | None] = [None] * len(self.fillers)
@@ -100,7 +110,7 @@ class DummySource(Source):
         for top, (filler, shape) in enumerate(zip(self.fillers, self._shapes, strict=True)):
             values = self._once[top]
             if values is None:
-                values = _FILLERS[filler.type](self.rng, shape, filler).astype(np.float32)
+                values = np.asarray(_FILLERS[filler.type](self.rng, shape, filler), np.float32)
                 if self.fixed[top]:
                     self._once[top] = values
             made.append(values)

@@ -56,6 +56,11 @@ class Hdf5Source(Source):
                         self.fail(
                             f"{name} has no dataset '{top}'; it has {', '.join(file) or 'none'}."
                         )
+                    if file[top].dtype.kind not in "biuf":
+                        self.fail(
+                            f"{name} has dataset '{top}' of type {file[top].dtype}; write real "
+                            "numbers."
+                        )
                     data.append(np.asarray(file[top][()], np.float32))
         except OSError as error:
             reason = "is no HDF5 file" if Path(name).is_file() else "does not exist"

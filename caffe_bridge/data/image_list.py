@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from caffe_bridge.data.datum import to_chw
+from caffe_bridge.data.datum import read_picture, to_chw
 from caffe_bridge.data.source import PlannedSource, read_list
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.errors import UnsupportedDataError
@@ -89,7 +89,7 @@ class ImageListSource(PlannedSource):
                 f"'{path}' of {self.list_file} does not exist; correct the list or root_folder "
                 f"(relative paths count from {Path.cwd()})."
             )
-        image = cv2.imread(path, cv2.IMREAD_COLOR if self.color else cv2.IMREAD_GRAYSCALE)
+        image = read_picture(path, cv2.IMREAD_COLOR if self.color else cv2.IMREAD_GRAYSCALE)
         if image is None:
             self.fail(f"'{path}' of {self.list_file} is no picture OpenCV can decode; replace it.")
         if self.size[0]:

@@ -164,7 +164,8 @@ def lmdb_writer(path: str | os.PathLike[str]) -> Iterator[Put]:
     wait in memory.
 
     Raises:
-        DataError: the folder exists already or cannot be made.
+        DataError: the folder exists already or cannot be made; (from the function) a key that LMDB
+            does not take.
     """
     with (
         new_database(path) as folder,
@@ -172,9 +173,16 @@ def lmdb_writer(path: str | os.PathLike[str]) -> Iterator[Put]:
     ):
         pending: list[tuple[bytes, bytes]] = []
         waiting = 0
+        longest = made.max_key_size()
 
         def put(key: bytes, value: bytes) -> None:
             nonlocal waiting
+            if not 0 < len(key) <= longest:
+                shown = key[:40].decode("utf-8", "replace")
+                raise DataError(
+                    f"'{path}': the key '{shown}...' has {len(key)} bytes, LMDB takes 1 to "
+                    f"{longest}; shorten it, or write a LevelDB data base."
+                )
             pending.append((key, value))
             waiting += len(value)
             if len(pending) == RECORDS_PER_COMMIT or waiting > BYTES_PER_COMMIT:
@@ -194,7 +202,7 @@ def write_lmdb(path: str | os.PathLike[str], records: Iterable[tuple[bytes, byte
         records: keys (Caffe's tools write ``b"%08d"``) and values; readers see them by key.
 
     Raises:
-        DataError: the folder exists already or cannot be made.
+        DataError: the folder exists already or cannot be made, or a key that LMDB does not take.
     """
     with lmdb_writer(path) as put:
         for key, value in records:

@@ -32,7 +32,6 @@ class MemorySource(Source):
                 "batch_size, channels, height and width of memory_data_param must all be given and "
                 f"positive, found {self.batch}, {', '.join(map(str, self.image))}."
             )
-        self.crop = int(spec.record.transform_param.crop_size)
         self._data = np.zeros((0, *self.image), np.float32)
         self._labels = np.zeros(0, np.float32)
         self._at = 0
@@ -67,11 +66,8 @@ class MemorySource(Source):
         self._at = 0
 
     def shapes(self, batch: int) -> list[Shape]:
-        """(batch, C, h, w), with crop_size for h and w if given as Caffe declares, and (batch,)."""
-        channels, height, width = self.image
-        if self.crop:
-            height = width = self.crop
-        return [(batch, channels, height, width), (batch,)]
+        """(batch, channels, height, width), whatever transform_param says, and (batch,)."""
+        return [(batch, *self.image), (batch,)]
 
     def next(self, batch: int) -> list[np.ndarray]:
         """The next images and labels.

@@ -72,9 +72,12 @@ class DataTransformer:
 
     def _mean_image(self, path: str) -> np.ndarray:
         try:
-            mean = np.array(read_blob(path).array(), np.float32)
+            stored = read_blob(path)
         except SchemaError as error:
             raise DataError(f"{self.spec.label()}: mean_file: {error}") from error
+        if not stored.count:
+            self.fail(f"mean_file {path} holds no values; write it with compute_mean.")
+        mean = np.array(stored.array(), np.float32)
         if mean.ndim == 4 and mean.shape[0] == 1:
             mean = mean[0]
         if mean.ndim != 3:
@@ -158,9 +161,14 @@ class DataTransformer:
             self._check(shape)
         results = {self.shape(shape) for shape in shapes}
         if len(results) != 1:
+            remedy = "use crop_size, new_height and new_width, or batch_size 1"
+            if len({shape[0] for shape in results}) > 1:
+                remedy = (
+                    "give them equally many channels: force_color or force_gray in transform_param "
+                    "(Data), is_color in image_data_param"
+                )
             self.fail(
-                f"images of one batch have shapes {', '.join(map(str, sorted(results)))}; "
-                "use crop_size, new_height and new_width, or batch_size 1."
+                f"images of one batch have shapes {', '.join(map(str, sorted(results)))}; {remedy}."
             )
         sizes = np.array([image.shape[1:] for image in images], np.int64)
         flips, rows, columns = self._places(sizes, draws)

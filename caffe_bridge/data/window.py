@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from caffe_bridge.data.datum import read_picture
 from caffe_bridge.data.source import PlannedSource, read_list
 from caffe_bridge.data.transformer import DataTransformer
 from caffe_bridge.graph import LayerSpec, Shape
@@ -154,7 +155,7 @@ class WindowSource(PlannedSource):
         if index in self._kept:
             return self._kept[index]
         path = str(self.p.root_folder) + self.pictures[index]
-        image = cv2.imread(path, cv2.IMREAD_COLOR) if Path(path).is_file() else None
+        image = read_picture(path, cv2.IMREAD_COLOR) if Path(path).is_file() else None
         if image is None:
             self.fail(
                 f"'{path}' of {self.list_file} is missing or no picture; correct the file or "

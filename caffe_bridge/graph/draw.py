@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
+from caffe_bridge.errors import printable
 from caffe_bridge.graph.layout import Box, Layout, layout
 from caffe_bridge.graph.spec import LayerSpec, NetSpec
 from caffe_bridge.graph.ssa import wire
@@ -124,11 +125,12 @@ def net_layout(
         if in_place:
             box = boxes[makers[0]]
             same = layer.name in (layer.type, box.lines[0])
-            box.lines += (f"+ {describe(layer)}{'' if same else f' ({layer.name})'}",)
+            box.lines += (printable(f"+ {describe(layer)}{'' if same else f' ({layer.name})'}"),)
             box_of[index] = makers[0]
             continue
         box_of[index] = len(boxes)
-        boxes.append(Box((layer.name or "(unnamed)", *_words(layer, show_rates)), _kind(layer)))
+        title = printable(layer.name) or "(unnamed)"
+        boxes.append(Box((title, *_words(layer, show_rates)), _kind(layer)))
         edges += [(maker, len(boxes) - 1) for maker in dict.fromkeys(makers)]
     return layout(boxes, edges, horizontal)
 
@@ -194,7 +196,7 @@ def svg(drawing: Layout, title: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def dot(spec: NetSpec, rankdir: str = "LR", every: bool = False, show_rates: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from caffe_bridge.errors import BlobError, GraphError
+from caffe_bridge.errors import BlobError, GraphError, printable
 from caffe_bridge.graph.spec import LayerSpec, NetSpec
 
 
@@ -108,11 +108,11 @@ def wire(spec: NetSpec) -> Graph:
 
 
 def _name(values: list[Value], last: dict[str, Value], spec: NetSpec) -> None:
-    taken = set(last)
+    taken = {printable(blob) for blob in last}
     for value in values:
-        name = value.blob
+        name = printable(value.blob)
         if last[value.blob] is not value:
-            name = f"{value.blob}@{spec.layers[value.producer].name}"
+            name = printable(f"{value.blob}@{spec.layers[value.producer].name}")
             while name in taken:
                 name += "'"
         taken.add(name)

@@ -208,6 +208,7 @@ class MemoryData(DataLayer):
         data: (batch_size, channels, height, width); label: (batch_size,).
     Parameters:
         batch_size, channels, height, width: shape of a batch; all must be given.
+        transform_param: has no effect on whole arrays, as in Caffe.
     ONNX:
         graph inputs.
     Caffe source:

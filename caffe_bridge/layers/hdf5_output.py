@@ -11,13 +11,18 @@ from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Emitter, Layer, exactly
 from caffe_bridge.layers.registry import register
 
+#: Caffe writes a blob as num, channels, height and width.
+_AXES = 4
+
 
 @register("HDF5Output")
 class HDF5Output(Layer):
     """Collect the two bottoms of every forward pass as datasets ``data`` and ``label``.
 
+    The datasets have four axes (N, C, H, W); those that a bottom lacks are 1, as in Caffe.
+
     Bottoms:
-        data: (N, ...); label: (N, ...).
+        data: (N, ...); label: (N, ...), of up to four axes.
     Tops:
         none.
     Parameters:
@@ -45,7 +50,12 @@ class HDF5Output(Layer):
             self.fail("gives no hdf5_output_param.file_name; name the file to write.")
 
     def infer(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """Nothing, once both bottoms have rows, equally many."""
+        """Nothing, once both bottoms have up to four axes and equally many rows."""
+        largest = max(shapes, key=len)
+        if len(largest) > _AXES:
+            self.fail(
+                f"writes bottoms of up to {_AXES} axes, found shape {tuple(largest)}; reshape it."
+            )
         rows = [tuple(shape[:1]) for shape in shapes]
         if not rows[0] or rows[0] != rows[1]:
             self.fail(
@@ -62,7 +72,8 @@ class HDF5Output(Layer):
         """
         if self.writer is None:
             self.writer = Hdf5Writer(self.p.file_name, ("data", "label"), self.spec.label())
-        self.writer.append([blob.detach().cpu().numpy() for blob in (data, label)])
+        rows = [blob.detach().cpu().numpy() for blob in (data, label)]
+        self.writer.append([x.reshape(x.shape + (1,) * (_AXES - x.ndim)) for x in rows])
         return ()
 
     def close(self) -> None:

@@ -15,8 +15,6 @@ from caffe_bridge.errors import BlobError, BridgeError
 from caffe_bridge.net.net import Net
 from caffe_bridge.schema import Record, encode
 
-_FLOAT_TAG = 6 << 3 | 5
-
 
 def feature_datum(values: np.ndarray) -> bytes:
     """The Datum of one item: sizes of its last three axes and its values as floats.
@@ -25,10 +23,9 @@ def feature_datum(values: np.ndarray) -> bytes:
         values: one item of a blob, up to three axes.
     """
     channels, height, width = (*values.shape, 1, 1, 1)[:3]
-    head = encode(Record("Datum", channels=channels, height=height, width=width))
-    body = np.empty(values.size, np.dtype([("tag", "u1"), ("value", "<f4")]))
-    body["tag"], body["value"] = _FLOAT_TAG, values.reshape(-1)
-    return head + body.tobytes()
+    floats = values.astype(np.float32).reshape(-1)
+    datum = Record("Datum", channels=channels, height=height, width=width, float_data=floats)
+    return encode(datum)
 
 
 class _Writer:

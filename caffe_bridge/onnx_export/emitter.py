@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from caffe_bridge.errors import ExportError
+from caffe_bridge.errors import ExportError, printable
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Layer
 
@@ -60,7 +60,7 @@ class GraphEmitter:
         Further layers of one name are called ``name#1``, ``name#2`` ...
         """
         self.form = form
-        own = prefix = layer.name or layer.spec.type
+        own = prefix = printable(layer.name) or layer.spec.type
         count = 0
         while prefix in self._prefixes:
             count += 1

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from caffe_bridge import __version__
-from caffe_bridge.errors import BridgeError, ExportError, ShapeError
+from caffe_bridge.errors import BridgeError, ExportError, ShapeError, printable
 from caffe_bridge.files import atomic_write
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Layer
@@ -160,7 +160,7 @@ def export(
     model = helper.make_model(
         helper.make_graph(
             nodes,
-            net.spec.name or "net",
+            printable(net.spec.name) or "net",
             [emitter.value_info(name) for name in inputs if name in read],
             [emitter.value_info(name) for name in wanted],
             [value for name, value in emitter.initializers.items() if name in read],
@@ -176,7 +176,7 @@ def export(
         model,
         {
             "caffe_layers": json.dumps({n.name: emitter.node_layers[n.name] for n in nodes}),
-            "caffe_net": net.spec.name,
+            "caffe_net": printable(net.spec.name),
             "target": target,
             "dynamic_batch": json.dumps(free),
         },
@@ -231,13 +231,13 @@ def _wanted(net: Net, outputs: Sequence[str] | None) -> list[str]:
                 "blob to give out."
             )
     if outputs:
-        return list(dict.fromkeys(outputs))
+        return [printable(name) for name in dict.fromkeys(outputs)]
     wanted = [name for name in net.outputs if name not in fed]
     if not wanted:
         raise ExportError(
             f"{net.spec.source}: computes no output; it has {len(blobs)} blobs, all of them inputs."
         )
-    return wanted
+    return [printable(name) for name in wanted]
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[onnx.NodeProto]:

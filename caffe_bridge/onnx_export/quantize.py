@@ -27,7 +27,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from caffe_bridge.errors import BackendError, ExportError
+from caffe_bridge.errors import BackendError, ExportError, printable
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export.calibrate import METHODS, Feeds, Range, ranges
 from caffe_bridge.onnx_export.export import DEFAULT_OPSET, export
@@ -73,7 +73,7 @@ def _quiet() -> Iterator[None]:
 
 def _excluded_nodes(model: onnx.ModelProto, net: Net, layers: Collection[str]) -> list[str]:
     """Nodes of layers that stay in float; helper nodes are called ``layer/Op``."""
-    known = {layer.name for layer in net.spec.layers}
+    known = {printable(layer.name) for layer in net.spec.layers}
 
     def owner(name: str) -> str:
         while name not in known and "/" in name:
@@ -109,7 +109,8 @@ def quantize(
     """
     if method not in METHODS:
         raise ExportError(f"calibration '{method}' is not known; use {', '.join(METHODS)}.")
-    stay = _float_layers(net, exclude)
+    stay = {printable(name) for name in _float_layers(net, exclude)}
+    feeds = [{printable(name): value for name, value in feed.items()} for feed in feeds]
     model = export(net, opset, outputs=outputs)
     names = [item.name for item in model.graph.input]
     if not feeds or any(name not in feed for feed in feeds for name in names):

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from caffe_bridge.errors import BackendError, ShapeError, VerifyError
+from caffe_bridge.errors import BackendError, ShapeError, VerifyError, printable
 from caffe_bridge.graph import Shape
 from caffe_bridge.net import Net
 from caffe_bridge.onnx_export.export import export, expose
@@ -170,8 +170,9 @@ def _sizes(net: Net, loaded: ort.InferenceSession, wanted: Sequence[int]) -> tup
 
 def _check_names(net: Net, loaded: ort.InferenceSession, what: str) -> None:
     values = {value.name for value in net.built.graph.values}
+    fed = {printable(name) for name in net.inputs}
     for kind, items, known in (
-        ("output", loaded.get_outputs(), values), ("input", loaded.get_inputs(), set(net.inputs)),
+        ("output", loaded.get_outputs(), values), ("input", loaded.get_inputs(), fed),
     ):  # fmt: skip
         for item in items:
             if item.name not in known:
@@ -190,8 +191,9 @@ def _arrays(
         VerifyError: the net's shapes are not the model's.
     """
     arrays = {}
+    named = {printable(name): value for name, value in given.items()}
     for item in loaded.get_inputs():
-        array = np.asarray(given[item.name].numpy(), order="C")
+        array = np.asarray(named[item.name].numpy(), order="C")
         shape: Shape = tuple(array.shape)
         if len(shape) != len(item.shape) or any(
             isinstance(want, int) and want != size

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from caffe_bridge.errors import BackendError, BridgeError
+from caffe_bridge.errors import BackendError, BridgeError, printable
 from caffe_bridge.files import atomic_write
 from caffe_bridge.graph import NetSpec, layer_spec, load_net, read_net
 from caffe_bridge.graph.draw import COLOURS, curve, dot, net_layout, svg
@@ -110,7 +110,7 @@ def draw_net(
     if direction in ("RL", "BT"):
         drawing.mirror()
     if kind == "svg":
-        return svg(drawing, spec.name or "net").encode()
+        return printable(svg(drawing, spec.name or "net")).encode()
     if kind in ("png", "pdf", "jpg", "jpeg"):
         return _picture(drawing, kind)
     raise BridgeError(f"'{ext}' is no kind of picture drawn here; use svg, dot, png, jpg or pdf.")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from caffe_bridge.data.datum import read_picture
 from caffe_bridge.errors import DataError, ShapeError
 from caffe_bridge.files import require_file
 
@@ -31,7 +32,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     import cv2  # here: loading it takes longer than everything else in the package
 
     found = require_file(filename, "picture")
-    image = cv2.imread(str(found), cv2.IMREAD_COLOR)
+    image = read_picture(found, cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{found}: is no picture that OpenCV can decode; replace it.")
     values = image.astype(np.float32) / 255.0

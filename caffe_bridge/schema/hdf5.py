@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from caffe_bridge.errors import SchemaError
+from caffe_bridge.errors import SchemaError, printable
 from caffe_bridge.files import atomic_path, require_file
 from caffe_bridge.schema.blob import StoredBlob
 
@@ -72,10 +72,10 @@ def write_weights(path: str | os.PathLike[str], layers: Layers, diffs: Layers = 
     puts them too.
 
     Raises:
-        SchemaError: a layer name that HDF5 takes for another place.
+        SchemaError: a layer name that HDF5 takes for another place, or that is not UTF-8.
     """
     for name, _blobs in layers:
-        if any(part in ("", ".") for part in name.split("/")):
+        if name != printable(name) or any(part in ("", ".") for part in name.split("/")):
             raise SchemaError(
                 f"{path}: layer name '{name}' cannot name an HDF5 group; rename the layer or "
                 "write a .caffemodel."
@@ -107,7 +107,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.nda
         if "iter" not in file or "history" not in file:
             raise SchemaError(f"{path}: has no 'iter' and 'history'; it is not a .solverstate.h5.")
         learned = file["learned_net"][()] if "learned_net" in file else b""
-        text = learned.decode("utf-8", "replace") if isinstance(learned, bytes) else str(learned)
+        text = os.fsdecode(learned) if isinstance(learned, bytes) else str(learned)
         stored = file["history"]
         lacking = [i for i in range(len(stored)) if str(i) not in stored]
         if lacking:
@@ -129,7 +129,7 @@ def write_state(
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("iter", data=np.array([iteration], np.int32))
         file.create_dataset("current_step", data=np.array([step], np.int32))
-        file.create_dataset("learned_net", data=np.bytes_(learned.encode()))
+        file.create_dataset("learned_net", data=np.bytes_(os.fsencode(learned)))
         group = file.create_group("history")
         for index, values in enumerate(history):
             group.create_dataset(str(index), data=values)

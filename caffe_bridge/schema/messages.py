@@ -27,6 +27,7 @@ BULK = {
     ("BlobProto", "diff"): "<f4",
     ("BlobProto", "double_data"): "<f8",
     ("BlobProto", "double_diff"): "<f8",
+    ("Datum", "float_data"): "<f4",
 }
 #: Smallest and largest value of the integer kinds.
 INTEGERS = {
@@ -60,7 +61,7 @@ class FieldType:
     """One field of a message.
 
     ``kind`` is the protobuf scalar name, ``message`` or ``enum``; ``bulk`` is the numpy dtype of
-    weight data, else empty.
+    weight and picture data, else empty.
     """
 
     name: str

@@ -197,7 +197,8 @@ class Record:
 
 def _equal(kind: FieldType, mine: Any, theirs: Any) -> bool:
     if kind.bulk:
-        return np.array_equal(np.asarray(mine), np.asarray(theirs), equal_nan=True)
+        left, right = np.asarray(mine, kind.bulk), np.asarray(theirs, kind.bulk)
+        return np.array_equal(left, right, equal_nan=True)
     return bool(mine == theirs)
 
 

@@ -2,7 +2,8 @@
 
 Accepted: ``name: value``, ``name { ... }``, ``name: { ... }``, ``name < ... >``, short lists
 ``[1, 2]``, adjacent strings, ``#`` comments, ``,`` and ``;`` between fields. Fields that the
-schema does not know are kept with their literal text. Errors name file, line and column.
+schema does not know are kept with their literal text. Bytes that are not UTF-8 (names in another
+encoding) are kept as Python's ``surrogateescape`` writes them. Errors name file, line and column.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n\f\v\ufeff]+|\#[^\n]*)
       |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
       |(?P<word>[A-Za-z_][A-Za-z0-9_.\-/]*|\[[A-Za-z_][\w.]*\.[\w.]*\])
-      |(?P<number>[+-]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?|inf|nan))
+      |(?P<number>[+-]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?|inf(?:inity)?|nan))
       |(?P<minus>-)
       |(?P<punct>[{}<>:,;\[\]])""",
     re.VERBOSE,
@@ -39,6 +40,8 @@ _TOKEN = re.compile(
 _ESCAPE = re.compile(
     rb"\\(x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)", re.DOTALL
 )
+#: Control characters, and bytes that are no UTF-8 as ``surrogateescape`` writes them.
+_ODD = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f",
             b"v": b"\v"}  # fmt: skip
 _MAX_DEPTH = 100
@@ -47,6 +50,19 @@ _OPEN_ENUMS = ("LayerType",)
 _BOOL = {"true": True, "t": True, "1": True, "True": True,
          "false": False, "f": False, "0": False, "False": False}  # fmt: skip
 _OPEN = {"{": "}", "<": ">"}
+
+
+#: Decimal, hexadecimal or (with a leading zero) octal.
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)")
+
+
+def _whole(text: str) -> int:
+    """The value of an integer literal.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(text, 8 if re.fullmatch(r"[+-]?0\d+", text) else 0)
 
 
 class _Token(NamedTuple):
@@ -68,7 +84,7 @@ def _unescape(literal: str) -> bytes:
             return bytes([int(code, 8) & 0xFF])
         return _ESCAPES.get(code, code)
 
-    return _ESCAPE.sub(one, literal[1:-1].encode())
+    return _ESCAPE.sub(one, literal[1:-1].encode("utf-8", "surrogateescape"))
 
 
 class _Parser:
@@ -191,18 +207,20 @@ class _Parser:
             while self.peek().kind == "string":
                 parts.append(_unescape(self.take().text))
             joined = b"".join(parts)
-            return joined if field.kind == "bytes" else joined.decode("utf-8", "replace")
+            return joined if field.kind == "bytes" else joined.decode("utf-8", "surrogateescape")
         if field.kind == "enum":
             return self._enum(field, token, text)
         if field.kind == "bool":
             if text in _BOOL:
                 return _BOOL[text]
+            if _INTEGER.fullmatch(text) and (value := _whole(text)) in (0, 1):
+                return bool(value)
             self._fail(token.start, f"'{field.name}' wants true or false, found {text!r}")
         try:
             if field.kind in ("float", "double"):
                 number = float(text.rstrip("fF") if text[-3:].lower() != "inf" else text)
                 return single(number) if field.kind == "float" else number
-            whole = int(text, 0) if not re.fullmatch(r"[+-]?0\d+", text) else int(text, 8)
+            whole = _whole(text)
         except ValueError:
             wanted = "a number" if field.kind in ("float", "double") else "an integer"
             self._fail(token.start, f"'{field.name}' wants {wanted}, found {text!r}")
@@ -213,9 +231,10 @@ class _Parser:
 
     def _enum(self, field: FieldType, token: _Token, text: str) -> str:
         assert field.enum is not None
-        name = _unescape(text).decode("utf-8", "replace") if token.kind == "string" else text
-        if token.kind == "number" and re.fullmatch(r"-?\d+", text):
-            name = field.enum.names.get(int(text), str(int(text)))
+        quoted = token.kind == "string"
+        name = _unescape(text).decode("utf-8", "surrogateescape") if quoted else text
+        if token.kind == "number" and _INTEGER.fullmatch(text):
+            name = field.enum.names.get(_whole(text), str(_whole(text)))
         elif token.kind not in ("string", "word"):
             self._fail(token.start, f"'{field.name}' wants a name, found {text!r}")
         if name not in field.enum.numbers and field.enum.name not in _OPEN_ENUMS:
@@ -290,14 +309,12 @@ def read_text(path: str | os.PathLike[str], message: str) -> Record:
         raise SchemaError(
             f"{found}: is a binary file, expected prototxt text; did you swap prototxt and weights?"
         )
-    return parse_text(data.decode("utf-8", "replace"), message, str(path))
+    return parse_text(data.decode("utf-8", "surrogateescape"), message, str(path))
 
 
 def _quote(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return (
-        '"' + "".join(c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}" for c in escaped) + '"'
-    )
+    return '"' + _ODD.sub(lambda match: f"\\{ord(match.group()) & 0xFF:03o}", escaped) + '"'
 
 
 def format_float(value: float) -> str:
@@ -352,5 +369,5 @@ def format_text(record: Record) -> str:
 def write_text(record: Record, path: str | os.PathLike[str]) -> Path:
     """Write the record as a prototxt file, whole or not at all."""
     with atomic_write(path) as stream:
-        stream.write(format_text(record).encode("utf-8"))
+        stream.write(format_text(record).encode("utf-8", "surrogateescape"))
     return Path(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caffe_bridge.errors import SolverError, UpgradeError
 from caffe_bridge.schema.record import Record
-from caffe_bridge.schema.upgrade_v0 import is_v0, upgrade_v0
+from caffe_bridge.schema.upgrade_v0 import is_v0, raw_unknown_of, upgrade_v0
 
 #: V1 enum name -> V2 type string.
 V1_TYPES = {
@@ -46,6 +46,7 @@ _SOLVERS = {"SGD": "SGD", "NESTEROV": "Nesterov", "ADAGRAD": "AdaGrad", "RMSPROP
 def _upgrade_v1_layer(old: Record) -> Record:
     made = Record("LayerParameter")
     made.line, made.origin, made.unknown = old.line, old.origin, list(old.unknown)
+    made.raw_unknown = raw_unknown_of(old, made)
     for field, value in old.items():
         if field.name == "type":
             known = V1_TYPES.get(value, FORK_V1_TYPES.get(value))

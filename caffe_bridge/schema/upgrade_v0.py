@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caffe_bridge.errors import UpgradeError
-from caffe_bridge.schema.record import Record
+from caffe_bridge.schema.record import RawUnknown, Record
 
 #: V0 type -> V1 enum name.
 TYPES = {
@@ -63,11 +63,20 @@ def is_v0(net: Record) -> bool:
     return any(layer.has("layer") for layer in net.layers)
 
 
+def raw_unknown_of(old: Record, made: Record) -> list[RawUnknown]:
+    """Unknown binary fields of a layer, without those whose number means another one in the new.
+
+    Written under their number, these would be read as that field.
+    """
+    return [raw for raw in old.raw_unknown if raw.number not in made.record_type.by_number]
+
+
 def _upgrade_layer(connection: Record) -> Record:
     old = connection.layer
     made = Record(connection.record_type)
     made.line, made.origin = connection.line, connection.origin
     made.unknown = connection.unknown + old.unknown
+    made.raw_unknown = connection.raw_unknown + raw_unknown_of(old, made)
     if old.has("name"):
         made.name = old.name
     if old.type not in TYPES:

@@ -95,6 +95,15 @@ def _take(data: memoryview, wire: int, at: int, end: int) -> tuple[int, int]:
     return at, at + size
 
 
+def _next(data: memoryview, at: int, end: int) -> tuple[int, int, int, int]:
+    """The field at ``at``: number, wire type, begin and end of its value."""
+    tag, begin = _varint(data, at, end)
+    number, wire = tag >> 3, tag & 7
+    if not 0 < number < 1 << 29:
+        raise WireError(f"field number {number} at byte {at}")
+    return (number, wire, *_take(data, wire, begin, end))
+
+
 def walk(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Every field of a message of any kind: number, wire type, begin and end of its value.
 
@@ -102,19 +111,36 @@ def walk(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, i
         WireError: the bytes are no message.
     """
     while at < end:
-        start = at
-        tag, at = _varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if not 0 < number < 1 << 29:
-            raise WireError(f"field number {number} at byte {start}")
-        begin, at = _take(data, wire, at, end)
+        number, wire, begin, at = _next(data, at, end)
         yield number, wire, begin, at
+
+
+def _tagged(size: int, dtype: str) -> np.dtype:
+    """One number of an unpacked field with its tag of ``size`` bytes before it."""
+    return np.dtype([("tag", "u1", (size,)), ("value", dtype)])
+
+
+def _run(data: memoryview, at: int, begin: int, end: int, dtype: str) -> tuple[np.ndarray, int]:
+    """The numbers of an unpacked field from ``at`` while its tag follows, and where they end."""
+    item = _tagged(begin - at, dtype)
+    items = np.frombuffer(data, item, (end - at) // item.itemsize, at)
+    tags, count, step = items["tag"], 1, 64
+    while count < len(items):
+        same = (tags[count : count + step] == tags[0]).all(1)
+        if not same.all():
+            count += int(same.argmin())
+            break
+        count, step = count + len(same), 2 * step  # short looks first: a run may end at once
+    return np.ascontiguousarray(items["value"][:count]), at + count * item.itemsize
 
 
 def _decode(kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkReader) -> Record:
     record = Record(kind)
     runs: dict[str, list[Any]] = {}
-    for number, wire, begin, stop in walk(data, at, end):
+    while at < end:
+        tag = at
+        number, wire, begin, stop = _next(data, tag, end)
+        at = stop
         field = kind.by_number.get(number)
         expected = _WIRE.get(field.kind, VARINT) if field else None
         if field is None or (wire != expected and not (wire == LEN and field.repeated)):
@@ -127,13 +153,16 @@ def _decode(kind: RecordType, data: memoryview, at: int, end: int, bulk: BulkRea
                 record.mutable(field.name).merge(value)
             else:
                 setattr(record, field.name, value)
+        elif field.bulk and wire != LEN:
+            values, at = _run(data, tag, begin, end, field.bulk)
+            runs.setdefault(field.name, []).append(values)
         elif field.bulk:
             if (stop - begin) % int(field.bulk[-1]):
                 raise WireError(f"{field.name} at byte {begin} is cut inside a number")
             runs.setdefault(field.name, []).append(bulk(begin, data[begin:stop], field.bulk))
         elif field.kind in ("string", "bytes"):
             raw = bytes(data[begin:stop])
-            decoded = raw if field.kind == "bytes" else raw.decode("utf-8", "replace")
+            decoded = raw if field.kind == "bytes" else raw.decode("utf-8", "surrogateescape")
             if field.repeated:
                 record.append(field.name, decoded)
             else:
@@ -219,6 +248,12 @@ def _pieces(record: Record) -> Iterable[tuple[int, list[Any]]]:
         tag = field.number << 3
         if field.bulk:
             array = np.ascontiguousarray(np.asarray(value), field.bulk).reshape(-1)
+            if not field.packed:
+                mark = _put_varint(tag | _WIRE[field.kind])
+                items = np.empty(array.size, _tagged(len(mark), field.bulk))
+                items["tag"], items["value"] = np.frombuffer(mark, np.uint8), array
+                yield items.nbytes, [items.view(np.uint8).data]
+                continue
             head = _put_varint(tag | LEN) + _put_varint(array.nbytes)
             yield len(head) + array.nbytes, [head, array.view(np.uint8).data]
         elif field.packed:
@@ -246,7 +281,7 @@ def _single(field: FieldType, tag: int, item: Any) -> tuple[int, list[Any]]:
         head = _put_varint(tag | LEN) + _put_varint(size)
         return size + len(head), [head, *parts]
     if field.kind in ("string", "bytes"):
-        body = item if isinstance(item, bytes) else item.encode("utf-8")
+        body = item if isinstance(item, bytes) else item.encode("utf-8", "surrogateescape")
         head = _put_varint(tag | LEN) + _put_varint(len(body))
         return len(head) + len(body), [head + body]
     body = _put_varint(tag | _WIRE.get(field.kind, VARINT)) + _put_scalar(field, item)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -80,6 +83,26 @@ def test_inspect_of_data_layers_needs_no_data_when_replaced(folder: Path, capsys
     assert result.status == 0
 
 
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    text = NET.replace('"conv1"', '"XXXX"').replace('"ip"', '"YYYY"').encode()
+    text = text.replace(b"XXXX", b"\xb2\xe3\xc8\xfd").replace(b"YYYY", b"\xb2\xe3\xcb\xc4")
+    Path("gbk.prototxt").write_bytes(text)
+    run = [sys.executable, "-m", "caffe_bridge"]
+    for arguments, words in (
+        (["inspect", "gbk.prototxt"], rb"\udcb2\udce3\udccb\udcc4"),
+        (["inspect", "gbk.prototxt", "--json"], rb'"\udcb2\udce3\udccb\udcc4"'),
+        (["init", "gbk.prototxt", "-o", "gbk.caffemodel"], b"parameters"),
+        (["convert", "gbk.prototxt", "gbk.caffemodel", "-o", "gbk.onnx", "--verify"], b"verified"),
+        (["draw", "gbk.prototxt", "gbk.png"], b"gbk.png"),
+        (["draw", "gbk.prototxt", "gbk.svg"], b"gbk.svg"),
+        (["draw", "gbk.prototxt", "gbk.dot"], b"gbk.dot"),
+    ):
+        done = subprocess.run(run + arguments, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), done
+        assert words in done.stdout
+    assert rb"\xb2\xe3\xcb\xc4" in Path("gbk.svg").read_bytes()
+
+
 def test_init_is_seeded(folder: Path, capsys: Capture, weights: bytes) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         result = call(capsys, "init", "net.prototxt", "-o", f"{name}.caffemodel", "--seed", seed)
@@ -149,6 +172,13 @@ def test_run_resizes_and_reads_grey_pictures(folder: Path, capsys: Capture) -> N
     Path("grey.prototxt").write_text(NET.replace("dim: 3", "dim: 1"))
     assert call(capsys, "init", "grey.prototxt", "-o", "grey.caffemodel").status == 0
     result = call(capsys, "run", "grey.prototxt", "grey.caffemodel", "--feed", "data=cat.png")
+    assert result.status == 0
+
+
+def test_run_reads_names_that_are_not_utf8(folder: Path, capsys: Capture) -> None:
+    cv2.imwrite("cat.png", np.full((6, 6, 3), 50, np.uint8))
+    name = Path("cat.png").rename(os.fsdecode(b"caf\xe9.png"))
+    result = call(capsys, "run", "net.prototxt", "net.caffemodel", "--feed", f"data={name}")
     assert result.status == 0
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -103,6 +104,19 @@ def test_refusals_leave_nothing(folder: Path, options: dict[str, object], messag
     with pytest.raises(DataError, match=message):
         made(folder, **options)
     assert not (folder / "db").exists()
+
+
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "a.png").rename(folder / name)
+    (folder / "list.txt").write_bytes(b"caf\xe9.png 3\nth\xe9.png 4\n")
+    report = convert_imageset(f"{folder}/", folder / "list.txt", folder / "db")
+    assert (report.written, report.unreadable) == (1, [os.fsdecode(b"th\xe9.png")])
+    ((key, value),) = records(folder / "db")
+    image, label = decode_datum(value, "here")
+    assert (key, label) == (b"00000000_caf\xe9.png", 3)
+    stored = cv2.imdecode(np.frombuffer((folder / name).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(image, stored.transpose(2, 0, 1))
 
 
 def test_no_picture_at_all(folder: Path) -> None:

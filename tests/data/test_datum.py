@@ -1,3 +1,5 @@
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from caffe_bridge.data import decode_datum, encode_datum
 from caffe_bridge.errors import DataError
 from caffe_bridge.schema import Record, decode, encode
+from caffe_bridge.schema.messages import message_class
 
 
 def picture(image: np.ndarray) -> bytes:
@@ -78,3 +81,18 @@ def test_sixteen_bit_pictures_are_refused() -> None:
 def test_only_images_can_be_encoded() -> None:
     with pytest.raises(DataError, match=r"shape \(4,\)"):
         encode_datum(np.zeros(4, np.uint8))
+
+
+def test_float_data_is_written_as_protobuf_writes_it() -> None:
+    image = np.array([[[-1.5, 0.1], [3e38, 0.0]]], np.float32)
+    wanted = message_class("Datum")(channels=1, height=2, width=2, label=4)
+    wanted.float_data.extend(image.reshape(-1).tolist())
+    assert encode_datum(image, 4) == wanted.SerializeToString(deterministic=True)
+
+
+def test_large_float_datums_take_no_time() -> None:
+    image = np.random.default_rng(0).standard_normal((3, 227, 227)).astype(np.float32)
+    begin = time.perf_counter()
+    got, _label = decode_datum(encode_datum(image), "here")
+    assert time.perf_counter() - begin < 0.5
+    np.testing.assert_array_equal(got, image)

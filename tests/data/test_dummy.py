@@ -64,6 +64,12 @@ def test_fillers_have_their_moments(
     assert values.std() == pytest.approx(std, rel=0.2 if "sparse" in filler else 0.1)
 
 
+@pytest.mark.parametrize("kind", ["constant", "uniform", "gaussian", "xavier", "positive_unitball"])
+def test_scalars(kind: str) -> None:
+    (value,) = source(f'shape {{ }} data_filler {{ type: "{kind}" }}', 1).next(0)
+    assert isinstance(value, np.ndarray) and (value.shape, value.dtype) == ((), np.float32)
+
+
 def test_unitball_rows_sum_to_one() -> None:
     (values,) = source(f'{SHAPE} data_filler {{ type: "positive_unitball" }}', 1).next(0)
     np.testing.assert_allclose(values.sum(axis=1), np.ones(50), rtol=1e-5)
@@ -77,6 +83,13 @@ def test_unitball_rows_sum_to_one() -> None:
         (SHAPE + " num: 1", "both shape and num"),
         ("num: 1 channels: 1 height: 1", "gives 0 width for 2 tops"),
         (SHAPE + 'data_filler { type: "odd" }', "filler type 'odd' is not known"),
+        (SHAPE + 'data_filler { type: "gaussian" std: -1 }', "gaussian filler has std -1; give 0"),
+        (SHAPE + 'data_filler { type: "uniform" min: 2 max: 1 }', "has min 2 above max 1; swap"),
+        ("shape { dim: -1 dim: 2 }", r"shape \(-1, 2\); every dim must be 1 or more"),
+        (
+            'shape { dim: 0 dim: 2 } data_filler { type: "xavier" }',
+            r"shape \(0, 2\); every dim must be 1 or more",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(param: str, message: str) -> None:

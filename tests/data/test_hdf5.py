@@ -94,6 +94,20 @@ def test_bad_files_are_named(folder: Path) -> None:
         Hdf5Source(layer(folder))
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.array([b"a", b"b"]), r"\|S1"),
+        (np.zeros(2, complex), "complex128"),
+        (np.zeros(2, [("a", "f4")]), r"\[\('a', '<f4'\)\]"),
+    ],
+)
+def test_only_real_numbers_are_read(values: np.ndarray, kind: str, folder: Path) -> None:
+    write(folder / "a.h5", x=np.zeros((2, 2)), y=values)
+    with pytest.raises(DataError, match=rf"a\.h5 has dataset 'y' of type {kind}; write real num"):
+        Hdf5Source(layer(folder))
+
+
 def test_files_must_agree(folder: Path) -> None:
     write(folder / "b.h5", x=np.zeros((4, 3)), y=np.zeros(4))
     source = Hdf5Source(layer(folder))

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from caffe_bridge.data import ImageListSource
+from caffe_bridge.data.datum import read_picture
 from caffe_bridge.errors import DataError
 from caffe_bridge.graph import LayerSpec, parse_net
 
@@ -104,6 +106,30 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(DataError, match=message) as error:
         ImageListSource(layer(folder, more, "bad.txt"), "TEST")
     assert str(error.value).startswith("d (ImageData) at <text>:1: ")
+
+
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    (folder / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    (folder / "bad.txt").write_bytes(b"caf\xe9.png 3\n")
+    data, _label = ImageListSource(layer(folder, "", "bad.txt"), "TEST").next(1)
+    np.testing.assert_array_equal(data[0], picture(0).transpose(2, 0, 1))
+
+
+def test_pictures_cut_off_are_the_same_under_any_name(folder: Path) -> None:
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (60, 60, 3)))[1]
+    name = folder / os.fsdecode(b"caf\xe9.jpg")
+    for path in (name, folder / "cafe.jpg"):
+        path.write_bytes(whole.tobytes()[: len(whole) // 2])
+    read = read_picture(name, cv2.IMREAD_COLOR)
+    assert read is not None
+    np.testing.assert_array_equal(read, cv2.imread(str(folder / "cafe.jpg"), cv2.IMREAD_COLOR))
+
+
+def test_folders_and_empty_files_are_no_pictures(folder: Path) -> None:
+    (folder / "empty.png").touch()
+    assert read_picture(folder / "empty.png", cv2.IMREAD_COLOR) is None
+    assert read_picture(folder, cv2.IMREAD_COLOR) is None
+    assert read_picture(folder / "z.png", cv2.IMREAD_COLOR) is None
 
 
 def test_sixteen_bit_pictures_become_eight_bit(folder: Path) -> None:

@@ -48,6 +48,14 @@ def test_a_record_that_lmdb_cannot_read(tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("size", [0, 512])
+def test_keys_that_lmdb_does_not_take(size: int, tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "longest", [(b"k" * 511, b"v")])
+    with pytest.raises(DataError, match=f"has {size} bytes, LMDB takes 1 to 511; shorten"):
+        write_lmdb(tmp_path / "db", [(b"k", b"v"), (b"k" * size, b"v")])
+    assert [path.name for path in tmp_path.iterdir()] == ["longest"]
+
+
 def test_a_cut_off_file_is_refused_before_it_kills(tmp_path: Path) -> None:
     write_lmdb(tmp_path / "db", records())
     file = tmp_path / "db" / "data.mdb"

@@ -42,9 +42,12 @@ def test_later_changes_are_seen_but_what_was_delivered_stays() -> None:
     assert before[1, 0, 1, 2] == 11
 
 
-def test_declared_shape_is_cropped_as_in_caffe() -> None:
-    source = MemorySource(layer(more="transform_param { crop_size: 2 }"))
-    assert source.shapes(2)[0] == (2, 1, 2, 2)
+def test_arrays_are_not_transformed_as_in_caffe() -> None:
+    source = MemorySource(layer(more="transform_param { crop_size: 2 scale: 3 mirror: true }"))
+    assert source.shapes(2) == [(2, 1, 2, 3), (2,)]
+    data, labels = arrays(2)
+    source.set_arrays(data, labels)
+    np.testing.assert_array_equal(source.next(2)[0], data)
 
 
 def test_refusals() -> None:

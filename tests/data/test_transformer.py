@@ -6,7 +6,7 @@ import pytest
 from caffe_bridge.data import DataTransformer
 from caffe_bridge.errors import DataError
 from caffe_bridge.graph import parse_net
-from caffe_bridge.schema import write_blob
+from caffe_bridge.schema import Record, write_binary, write_blob
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 3, 7, 6), np.uint8)
 
@@ -127,6 +127,22 @@ def test_what_does_not_fit_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         run(text)
     assert str(error.value).startswith("d (Data) at <text>:1: ")
+
+
+def test_images_of_one_batch_that_do_not_fit_each_other() -> None:
+    gray, color = np.zeros((1, 7, 6), np.uint8), np.zeros((3, 7, 6), np.uint8)
+    rng = np.random.default_rng(0)
+    for text in ("", "crop_size: 4"):
+        with pytest.raises(DataError, match="equally many channels: force_color or force_gray"):
+            transformer(text).transform([gray, color], rng)
+    with pytest.raises(DataError, match=r"\(3, 6, 6\), \(3, 7, 6\); use crop_size"):
+        transformer("").transform([color[:, 1:], color], rng)
+
+
+def test_a_mean_file_without_values(tmp_path: Path) -> None:
+    write_binary(Record("BlobProto", num=1, channels=3, height=7, width=6), tmp_path / "m")
+    with pytest.raises(DataError, match=r"m holds no values; write it with compute_mean"):
+        run(f'mean_file: "{tmp_path / "m"}"')
 
 
 def test_mean_image_must_have_the_size_of_the_images(tmp_path: Path) -> None:

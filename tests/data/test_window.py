@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,15 @@ def test_warp_mean_and_scale(folder: Path) -> None:
     np.testing.assert_array_equal(data[0], (warped(2, 3, 11, 14, (8, 8)) - mean) * 0.5)
     assert label.tolist() == [4]
     assert data.dtype == label.dtype == np.float32
+
+
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    (folder / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    spec = layer(folder, more="fg_fraction: 1")
+    (folder / "windows.txt").write_bytes(b"# 0\ncaf\xe9.png\n3 20 24\n1\n4 1 2 3 11 12\n")
+    data, label = WindowSource(spec, "TRAIN").next(1)
+    np.testing.assert_array_equal(data[0], warped(2, 3, 11, 12, (8, 8)))
+    assert label.tolist() == [4]
 
 
 def test_context_inside_the_picture(folder: Path) -> None:

@@ -102,17 +102,17 @@ def test_forward_takes_and_returns_blobs() -> None:
                + layer("Power", "b", "a", "b", "power_param { shift: 1 }"))  # fmt: skip
     out = made.forward(blobs=["a"], x=[1, 2])
     assert {k: v.tolist() for k, v in out.items()} == {"b": [3, 5], "a": [2, 4]}
-    assert made.forward(x=np.array([[5], [6]]))["b"].tolist() == [11, 13]
+    assert made.forward(x=np.array([5, 6]))["b"].tolist() == [11, 13]
     assert made.evaluate() == 0.0
     assert made.fetch("b").tolist() == [11, 13]
 
 
 def test_forward_errors() -> None:
     made = net(CHAIN)
-    with pytest.raises(BlobError, match=r"no blob 'y'; it has \['x'"):
+    with pytest.raises(BlobError, match=r"the inputs are \['x', 't'\], given are \['y'\]"):
         made.forward(y=[1])
     with pytest.raises(BlobError, match=r"blob 'x' has shape \(2, 3\), the given array \(4,\)"):
-        made.forward(x=np.zeros(4))
+        made.forward(x=np.zeros(4), t=np.zeros((2, 1)))
     with pytest.raises(BlobError, match="no layer 'nope'"):
         made.forward(start="nope")
     with pytest.raises(BlobError, match="no layer 'nope'"):

@@ -64,6 +64,16 @@ def test_value_names_are_unique_whatever_the_names() -> None:
         assert value.name == blob
 
 
+def test_names_that_are_not_utf8_can_be_printed() -> None:
+    raw = b"\xb2\xe3".decode("utf-8", "surrogateescape")
+    (value,) = graph(f"d: -> {raw}").values
+    assert (value.blob, value.name) == (raw, r"\xb2\xe3")
+    with pytest.raises(BlobError) as caught:
+        graph(f"{raw}: -> {raw}", f"d: -> {raw}")
+    assert str(caught.value).startswith(r"d (X) at n.prototxt:2: top '\xb2\xe3' is already made")
+    str(caught.value).encode()
+
+
 def test_several_in_place_positions() -> None:
     made = graph("data: -> a b", "both: a b -> a b", "end: b a -> c")
     assert [v.index for v in made.nodes[2].inputs] == [3, 2]

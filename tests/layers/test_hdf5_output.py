@@ -27,11 +27,28 @@ def test_rows_of_all_passes(tmp_path: Path) -> None:
     net.layer("l").close()
     with h5py.File(file) as found:
         assert sorted(found) == ["data", "label"]
-        np.testing.assert_array_equal(found["data"], x)
-        np.testing.assert_array_equal(found["label"], y)
+        np.testing.assert_array_equal(found["data"], x[..., None])
+        np.testing.assert_array_equal(found["label"], y.reshape(6, 1, 1, 1))
         assert found["data"].dtype == np.float32
     with pytest.raises(DataError, match="is closed"):
         net({"in0": x[:2], "in1": y[:2]})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "stored"),
+    [
+        (((3, 5), (3,)), [(3, 5, 1, 1), (3, 1, 1, 1)]),
+        (((2, 3, 4, 5), (2, 1, 1)), [(2, 3, 4, 5), (2, 1, 1, 1)]),
+    ],
+)
+def test_datasets_have_four_axes_as_in_caffe(
+    shapes: tuple[tuple[int, ...], ...], stored: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    net = Net(parse_net(text(tmp_path / "out.h5", shapes)))
+    net({f"in{i}": torch.zeros(shape) for i, shape in enumerate(shapes)})
+    net.layer("l").close()
+    with h5py.File(tmp_path / "out.h5") as found:
+        assert [found["data"].shape, found["label"].shape] == stored
 
 
 def test_nothing_is_written_without_a_pass(tmp_path: Path) -> None:
@@ -51,6 +68,8 @@ def test_errors(tmp_path: Path) -> None:
         Net(parse_net(text("")))
     with pytest.raises(ShapeError, match="equally many rows"):
         Net(parse_net(text(tmp_path / "out.h5", ((2, 3), (3,)))))
+    with pytest.raises(ShapeError, match=r"up to 4 axes, found shape \(2, 1, 1, 1, 1\)"):
+        Net(parse_net(text(tmp_path / "out.h5", ((2, 1, 1, 1, 1), (2,)))))
     net = Net(parse_net(text(tmp_path / "none" / "out.h5")))
     with pytest.raises(DataError, match=r"l \(HDF5Output\).*cannot be written"):
         net({"in0": torch.zeros(2, 3, 2), "in1": torch.zeros(2)})

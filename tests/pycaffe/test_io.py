@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -123,6 +125,12 @@ def test_mean_images() -> None:
 def test_wrong_settings(call: Callable[[Transformer], None], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call(transformer())
+
+
+def test_load_image_of_a_name_that_is_not_utf8() -> None:
+    cv2.imwrite("red.png", np.full((5, 6, 3), (0, 0, 255), np.uint8))
+    name = Path("red.png").rename(os.fsdecode(b"r\xe9d.png"))
+    np.testing.assert_array_equal(load_image(name), np.full((5, 6, 3), (1, 0, 0), np.float32))
 
 
 def test_load_image_is_rgb_between_0_and_1() -> None:

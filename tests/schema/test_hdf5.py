@@ -112,6 +112,15 @@ def test_folders_that_do_not_exist(tmp_path: Path) -> None:
         write_state(tmp_path / "none" / "s.h5", 1, 0, "", [])
 
 
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = b"\xb2\xe3\xc8\xfd".decode("utf-8", "surrogateescape")
+    with pytest.raises(SchemaError, match=r"layer name '\\xb2\\xe3\\xc8\\xfd' cannot name"):
+        write_weights(tmp_path / "w.h5", [(name, [])])
+    assert not list(tmp_path.iterdir())
+    write_state(tmp_path / "s.h5", 1, 0, name, [])
+    assert read_state(tmp_path / "s.h5")[2] == name
+
+
 @needs_shared
 @pytest.mark.golden
 @pytest.mark.parametrize("case", ["sgd_fixed", "sgd_multistep", "adam"])

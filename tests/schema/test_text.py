@@ -62,7 +62,8 @@ def test_short_lists() -> None:
     [
         ("1", 1.0), ("-1.5", -1.5), ("- 1.5", -1.5), ("1.", 1.0), (".5", 0.5), ("1e-3", 1e-3),
         ("2.5f", 2.5), ("1F", 1.0), ("+3", 3.0), ("inf", math.inf), ("-inf", -math.inf),
-        ("infinity", math.inf), ("1e40", math.inf), ("0.1", 0.1), ("0.30000000001", 0.3),
+        ("infinity", math.inf), ("-infinity", -math.inf), ("-Infinity", -math.inf),
+        ("1e40", math.inf), ("0.1", 0.1), ("0.30000000001", 0.3),
     ],
 )  # fmt: skip
 def test_floats(literal: str, value: float) -> None:
@@ -83,15 +84,38 @@ def test_integers(literal: str, value: int) -> None:
 
 @pytest.mark.parametrize(
     ("literal", "value"),
-    [("true", True), ("false", False), ("True", True), ("1", True), ("0", False), ("t", True)],
+    [
+        ("true", True),
+        ("false", False),
+        ("True", True),
+        ("1", True),
+        ("0", False),
+        ("t", True),
+        ("0x1", True),
+        ("01", True),
+        ("0x0", False),
+        ("00", False),
+    ],
 )
 def test_bools(literal: str, value: bool) -> None:
     assert conv(f"bias_term: {literal}").bias_term is value
 
 
-@pytest.mark.parametrize("literal", ["AVE", "1", '"AVE"'])
+@pytest.mark.parametrize("literal", ["AVE", "1", '"AVE"', "0x1", "01"])
 def test_enums_by_name_number_and_string(literal: str) -> None:
     assert parse_text(f"pool: {literal}", "PoolingParameter").pool == "AVE"
+
+
+@pytest.mark.parametrize("literal", ["0x2", "02", "08", "-0x1", "1.0"])
+def test_other_numbers_are_no_bools(literal: str) -> None:
+    with pytest.raises(TextParseError, match=f"'bias_term' wants true or false, found '{literal}'"):
+        conv(f"bias_term: {literal}")
+
+
+def test_enums_by_octal_number() -> None:
+    assert net("layers { type: 010 }").layers[0].type == "FLATTEN"
+    with pytest.raises(TextParseError, match="'type' wants a name, found '08'"):
+        net("layers { type: 08 }")
 
 
 def test_old_layer_types_are_an_open_set() -> None:
@@ -140,7 +164,7 @@ def test_bytes_take_escapes_and_utf8() -> None:
         ("layer { relu_param { negative_slope: 0x10 } }", "1:38", "wants a number"),
         ("layer { include { phase: TRIAN } }", "1:26", "'phase' is one of TRAIN, TEST"),
         ("layer { include { phase: 9 } }", "1:26", "'phase' is one of TRAIN, TEST"),
-        ("layer { include { phase: 0x1 } }", "1:26", "'phase' wants a name"),
+        ("layer { include { phase: 0x9 } }", "1:26", "found '9'"),
         ("layer { include { phase: 1.5 } }", "1:26", "found '1.5'"),
         ("layer { include { phase: [] } }", "1:26", "wants a name"),
         ("name: 'a'\nname: 'b'", "2:1", "field 'name' is given twice"),
@@ -238,6 +262,19 @@ def test_written_text_reads_back() -> None:
     assert parse_text(text, "LayerParameter") == layer
     assert "double_data: 0.1\n" in text
     assert '\\"\\\\\\n\\011é\\001' in text
+
+
+def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    path, again = tmp_path / "net.prototxt", tmp_path / "again.prototxt"
+    layers = b'layer { name: "\xb2\xe3\xd2\xbb" } layer { name: "\xb2\xe3\xc8\xfd" }'
+    path.write_bytes(layers + b' odd: "\xb2"')
+    record = read_text(path, "NetParameter")
+    names = [layer.name.encode("utf-8", "surrogateescape") for layer in record.layer]
+    assert names == [b"\xb2\xe3\xd2\xbb", b"\xb2\xe3\xc8\xfd"]
+    assert net('layer { name: "\\262\\343\\310\\375" }').layer[0] == record.layer[1]
+    write(record, again)
+    assert read_text(again, "NetParameter") == record
+    assert r'name: "\262\343\310\375"' in format_text(record)
 
 
 def test_fields_are_written_in_their_order() -> None:

@@ -10,6 +10,8 @@ import pytest
 from caffe_bridge.errors import SolverError, UpgradeError
 from caffe_bridge.schema import (
     Record,
+    decode,
+    encode,
     format_text,
     parse_text,
     read_binary,
@@ -18,6 +20,7 @@ from caffe_bridge.schema import (
     upgrade_solver,
 )
 from caffe_bridge.schema.messages import enum_type
+from caffe_bridge.schema.record import RawUnknown
 from caffe_bridge.schema.upgrade import FORK_V1_TYPES, V1_TYPES
 from caffe_bridge.schema.upgrade_v0 import TYPES
 from tests.shared import GOLDEN, needs_shared
@@ -220,6 +223,21 @@ def test_current_layers_keep_their_transformation_as_in_caffe() -> None:
     layer = net("layer { type: 'Data' data_param { scale: 0.5 } }").layer[0]
     assert not layer.has("transform_param")
     assert layer.data_param.scale == 0.5
+
+
+def test_unknown_binary_fields_are_kept_where_their_number_is_free() -> None:
+    kept = [RawUnknown(4500, 2, b"abc"), RawUnknown(4501, 0, b"\x07"), RawUnknown(4502, 0, b"\x01")]
+    old = Record("NetParameter")
+    layer = old.add("layers", name="v1", type="RELU", bottom=["a"], top=["b"])
+    # LayerParameter's field 10 is the phase.
+    layer.raw_unknown = [kept[0], RawUnknown(10, 0, b"\x01")]
+    connection = old.add("layers", bottom=["b"], top=["c"])
+    connection.layer = Record("V0LayerParameter", name="v0", type="relu")
+    connection.raw_unknown, connection.layer.raw_unknown = [kept[1]], [kept[2]]
+    made = upgrade_net(decode(encode(old), "NetParameter"))
+    again = decode(encode(made), "NetParameter")
+    assert [layer.raw_unknown for layer in again.layer] == [[kept[0]], kept[1:]]
+    assert not again.layer[0].has("phase")
 
 
 def test_old_and_new_layers_do_not_mix() -> None:

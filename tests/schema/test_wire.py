@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,52 @@ def test_garbage_says_at_which_byte(data: bytes, message: str, reason: str) -> N
     with pytest.raises(WireError, match=reason) as caught:
         decode(data, message, "x.caffemodel")
     assert str(caught.value).startswith(f"x.caffemodel: not a whole {message}")
+
+
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        (b"\x35\0\0\x80\x3f" * 3, [1, 1, 1]),
+        # A value whose bytes are tags themselves, another field between, and a packed run.
+        (b"\x35\x35\x35\x35\x35\x28\x02\x35\0\0\0\x40", [(1 + 0x353535 / 2**23) / 2**21, 2]),
+        (b"\x32\x08\0\0\x80\x3f\0\0\0\x40\x35\0\0\x40\x40", [1, 2, 3]),
+        (b"\x35\0\0\x80\x3f" * 200 + b"\x28\x02", [1] * 200),
+        (b"\xb5\x00\0\0\x80\x3f\xb5\x00\0\0\0\x40\x35\0\0\x40\x40", [1, 2, 3]),
+    ],
+    ids=["run", "broken", "packed", "long", "two-byte tags"],
+)
+def test_unpacked_floats_equal_protobuf(data: bytes, values: list[float]) -> None:
+    record, message = decode(data, "Datum"), message_class("Datum").FromString(data)
+    np.testing.assert_array_equal(record.float_data, np.array(values, np.float32))
+    assert fields_equal(record, message)
+
+
+def test_cut_unpacked_floats_are_refused() -> None:
+    with pytest.raises(WireError, match="needs 1 more bytes at byte 6"):
+        decode(b"\x35\0\0\x80\x3f\x35\0\0\x80", "Datum")
+
+
+def test_bulk_floats_of_text_and_binary_are_equal() -> None:
+    for message, text in (("Datum", "float_data: 0.1"), ("BlobProto", "data: 0.1")):
+        record = parse_text(text, message)
+        assert decode(encode(record), message) == record
+
+
+def test_names_that_are_not_utf8_keep_their_bytes() -> None:
+    names = ["层一".encode("gbk"), "层三".encode("gbk")]
+    message = message_class("NetParameter")()
+    for name in names:
+        assert len(name) == 4
+        message.layer.add(name="XXXX", type="ReLU")
+    first, second = (part.SerializeToString() for part in message.layer)
+    data = b"".join(
+        b"\xa2\x06" + _varint(len(part)) + part.replace(b"XXXX", name)
+        for part, name in zip((first, second), names, strict=True)
+    )
+    record = decode(data, "NetParameter")
+    assert record.layer[0].name != record.layer[1].name
+    assert [os.fsencode(layer.name) for layer in record.layer] == names
+    assert encode(record) == data
 
 
 def _read(data: bytes) -> Record | None:
