@@ -32,8 +32,9 @@ RECIPES = {
 @click.option("--scale", default=1.0, show_default=True, help="Factor on all iteration counts.")
 @click.option("--seeds", type=int, default=None, help="How many of the seeds; all by default.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda[:N], for training.")
-@click.option("--profile", type=click.Choice(["cpu", "cpu-long", "gpu"]), default=None,
-              help="Lengths and sweep of that name; by default as --device.")  # fmt: skip
+@click.option("--profile", default=None, metavar="NAME",
+              help="Lengths and sweep of that name: cpu, gpu, or another of the experiment's file; "
+              "by default as --device.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
               help="How many nets train at a time, one thread each.")  # fmt: skip
 @click.option("--adopt", is_flag=True,

@@ -35,12 +35,11 @@ def _decisive(solver: Record) -> dict[str, Any]:
     return made
 
 
-def adopted(solver: Record, net: str) -> dict[str, Any] | None:
+def adopted(solver: Record) -> dict[str, Any] | None:
     """The result of a training that lies in the folder of a solver's snapshots, if there is one.
 
     Args:
         solver: what the experiment would train.
-        net: the net's file; only trainings of the experiment's own net are taken.
 
     Returns:
         As :func:`caffe_bridge.experiment.train.train`, with ``adopted`` True; None if the folder
@@ -52,9 +51,7 @@ def adopted(solver: Record, net: str) -> dict[str, Any] | None:
     folder, total = Path(solver.snapshot_prefix).parent, int(solver.max_iter)
     weights = folder / f"net_iter_{total}.caffemodel"
     path, log = folder / "solver.prototxt", folder / "train.log"
-    if Path(solver.net).name != Path(net).name or not all(
-        p.is_file() for p in (weights, path, log)
-    ):
+    if not all(p.is_file() for p in (weights, path, log)):
         return None
     text = path.read_text(encoding="utf-8")
     theirs = upgrade_solver(parse_text(text, "SolverParameter", str(path)))

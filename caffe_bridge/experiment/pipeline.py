@@ -18,6 +18,7 @@ from caffe_bridge.experiment.recipe import (
     DEPLOY,
     NET,
     layers_of,
+    net_for,
     place_nets,
     solver_for,
     test_batches,
@@ -120,6 +121,8 @@ class Reproduction:
                 yield Stage(key, title, self._baseline(seed), note, (), parallel=not self.weights)
             else:
                 note = {**self._note("force"), "solver": runs[name].solver}
+                if runs[name].force_mult:
+                    note["force_mult"] = runs[name].force_mult
                 yield Stage(key, title, self._force(runs[name], seed), note,
                             (key_of("baseline", seed),), parallel=True)  # fmt: skip
 
@@ -147,8 +150,9 @@ class Reproduction:
     def _force(self, run: Run, seed: int) -> Callable[[Results], Results]:
         def work(results: Results) -> Results:
             folder = key_of(run.name, seed)
-            solver = solver_for(self.experiment, "force", NET, folder, seed, **run.solver)
-            found = adopted(solver, NET) if self.adopt else None
+            net = net_for(run.kind, run.force_mult)
+            solver = solver_for(self.experiment, "force", net, folder, seed, **run.solver)
+            found = adopted(solver) if self.adopt else None
             return found or self._train(solver, results[key_of("baseline", seed)]["weights"], seed)
 
         return work

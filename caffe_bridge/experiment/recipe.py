@@ -60,6 +60,32 @@ def _found(named: str, data: Path, layer: str) -> str:
     )
 
 
+def net_for(kind: str, force_mult: dict[str, float]) -> str:
+    """The placed net, or a copy whose layers have other force multipliers.
+
+    Args:
+        kind: name of the sweep, part of the copy's name.
+        force_mult: multiplier of the weight by layer; the net itself is taken when empty.
+
+    Raises:
+        SchemaError: the net has no such layer, or one without a param.
+    """
+    if not force_mult:
+        return NET
+    net = read_net(NET).copy()
+    for name, value in force_mult.items():
+        found = [layer for layer in net.layer if layer.name == name and layer.param]
+        if not found:
+            raise SchemaError(
+                f"sweep {kind}: force_mult names '{name}', which is no layer of the net with a "
+                "param; correct the experiment."
+            )
+        found[0].param[0].force_mult = value
+    path = f"{Path(NET).stem}_{kind}.prototxt"
+    write_text(net, path)
+    return path
+
+
 def layers_of(experiment: Experiment, other: bool = False) -> tuple[str, ...]:
     """The layers whose ranks count.
 

@@ -21,7 +21,8 @@ PASSED_OVER = 170
 class Run:
     """A dense net that is trained on from the baseline; force_decay 0 is the control.
 
-    ``kind`` is the name of its sweep; ``solver`` replaces fields of the force solver.
+    ``kind`` is the name of its sweep; ``solver`` replaces fields of the force solver,
+    ``force_mult`` multipliers of layers.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Run:
     force_decay: float
     kept: bool
     solver: dict[str, Any] = field(default_factory=dict)
+    force_mult: dict[str, float] = field(default_factory=dict)
 
 
 def runs_of(experiment: Experiment) -> list[Run]:
@@ -37,7 +39,7 @@ def runs_of(experiment: Experiment) -> list[Run]:
     for row in experiment.sweep:
         made += [
             Run(f"{row.name}_{x:g}", row.name, x, x == row.keep,
-                {**row.solver, "force_type": row.force_type, "force_decay": x})
+                {**row.solver, "force_type": row.force_type, "force_decay": x}, row.force_mult)
             for x in row.force_decay
         ]  # fmt: skip
     return made

@@ -10,7 +10,7 @@
      "schedule": {"force": {"base_lr": 0.01, "lr_policy": "multistep", "stepvalue": [6000, 9000]}},
      "sweep": [{"force_type": "Constant", "force_decay": [0.001, 0.002], "keep": 0.002},
                {"name": "Adaptive", "force_type": "Constant", "force_decay": [0.1], "keep": null,
-                "solver": {"force_decay_type": "adaptive"}}],
+                "solver": {"force_decay_type": "adaptive"}, "force_mult": {"conv1": 0}}],
      "goal": {"against": "baseline", "within": 0.0015, "lower": 0.3, "points": false},
      "bench": {"batch": 1, "threads": 1},
      "paper": [{"what": "...", "value": "...", "source": "..."}],
@@ -21,15 +21,16 @@ convolutions when empty. ``keep`` is the strength that all seeds train and whose
 and fine-tuned; the other strengths of a sweep run with the first seed only, and all of them where
 it is null. ``schedule`` replaces fields of a part's solver; its steps belong to the length in
 ``iterations``, the steps of the solver file to that file's max_iter. A negative strength pushes
-filters apart (the paper's discrimination). ``goal``: a force net is to stay ``within`` this share
-of accuracy of the baseline or the control, at a mean rank ratio ``lower`` by this share (``points``
-false) or by this many hundredths (true). Optional, beside ``schedule``: ``channels_last`` (NHWC in
-memory), ``batch`` (pictures of a training batch, instead of the recipe's), ``dense_seeds`` (how
-many seeds train baseline, control and force nets; the others fine-tune, from the nets of the
-first), ``recalibrate`` (training batches from which decomposed nets get new BatchNorm statistics),
-``sparse`` (see :mod:`~caffe_bridge.experiment.sparse`), ``paper_ranks`` (published ranks of the
-layers by net, "full" first), ``paper_points`` (published mean rank ratio and accuracy by net), and
-``profiles``, whose entries replace those of the file.
+filters apart (the paper's discrimination). ``solver`` of a sweep replaces fields of the force
+solver, ``force_mult`` multipliers of the net's layers (0: no force there). ``goal``: a force net is
+to stay ``within`` this share of accuracy of the baseline or the control, at a mean rank ratio
+``lower`` by this share (``points`` false) or by this many hundredths (true). Optional, beside
+``schedule``: ``channels_last`` (NHWC in memory), ``batch`` (pictures of a training batch, instead
+of the recipe's), ``dense_seeds`` (how many seeds train baseline, control and force nets; the others
+fine-tune, from the nets of the first), ``recalibrate`` (training batches from which decomposed nets
+get new BatchNorm statistics), ``sparse`` (see :mod:`~caffe_bridge.experiment.sparse`),
+``paper_ranks`` (published ranks of the layers by net, "full" first), ``paper_points`` (published
+mean rank ratio and accuracy by net), and ``profiles``, whose entries replace those of the file.
 ``ours`` in a row of ``paper`` names our number: see
 :func:`caffe_bridge.experiment.comparisons.ours`.
 """
@@ -49,7 +50,6 @@ from caffe_bridge.schema import Record, format_text, parse_text
 from caffe_bridge.solver.force import POWERS
 
 PARTS = ("baseline", "force", "finetune")
-PROFILES = ("cpu", "cpu-long", "gpu")
 FILE = "experiment.json"
 #: Nets without force, where low-rank nets may start beside the force nets.
 STARTS = ("baseline", "control")
@@ -66,6 +66,7 @@ class Sweep:
     force_decay: tuple[float, ...]
     keep: float | None
     solver: dict[str, Any] = field(default_factory=dict)
+    force_mult: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
 
     Args:
         path: the file.
-        profile: whose entries of ``profiles`` are taken: "cpu", "gpu", or another that the file
-            has.
+        profile: whose entries of ``profiles`` are taken: "cpu" and "gpu", which every file has,
+            or another one of the file.
 
     Raises:
         SchemaError: missing, no JSON, an entry that is missing, unknown or of the wrong kind.
@@ -178,13 +179,11 @@ def load_experiment(path: str | os.PathLike[str], profile: str = "cpu") -> Exper
     data = read_declaration(path)
     found = Path(path)
     profiles = data.get("profiles", {})
-    if not isinstance(profiles, dict) or profiles.keys() - set(PROFILES):
-        raise SchemaError(
-            f"{found}: profiles wants an object with some of {', '.join(PROFILES)}; correct the "
-            "file."
-        )
-    if profile not in {"cpu", "gpu", *profiles}:
-        raise SchemaError(f"{found}: has no profile {profile}; take cpu or gpu.")
+    if not isinstance(profiles, dict):
+        raise SchemaError(f"{found}: profiles wants an object; correct the file.")
+    names = list(dict.fromkeys(["cpu", "gpu", *profiles]))
+    if profile not in names:
+        raise SchemaError(f"{found}: has no profile {profile}; take {' or '.join(names)}.")
     changed = profiles.get(profile, {})
     given = {*data, *changed} if isinstance(changed, dict) else set(data)
     known = _REQUIRED | set(_OPTIONAL)
@@ -218,6 +217,7 @@ def _sweep(row: dict[str, Any]) -> Sweep:
         str(row.get("name", row["force_type"])), row["force_type"],
         tuple(float(x) for x in row["force_decay"]), None if keep is None else float(keep),
         dict(row.get("solver", {})),
+        {str(k): float(x) for k, x in row.get("force_mult", {}).items()},
     )  # fmt: skip
 
 
@@ -289,6 +289,8 @@ def _check(found: Path, made: Experiment) -> None:
         if row.keep is not None and row.keep not in row.force_decay:
             problems.append(f"{row.name} keeps {row.keep:g}, which its sweep does not hold")
         problems += _wrong_fields(f"sweep {row.name}", row.solver)
+        if not all(x >= 0 and math.isfinite(x) for x in row.force_mult.values()):
+            problems.append(f"{row.name} has a force_mult that is negative or not finite")
         if not row.name.replace("-", "").isalnum():
             problems.append(f"the name '{row.name}' has other characters than letters, digits, -")
     if len({row.name for row in made.sweep}) < len(made.sweep):

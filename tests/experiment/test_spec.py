@@ -15,8 +15,8 @@ from tests.shared import REPO
 
 
 def test_a_profile_that_the_file_lacks_is_told() -> None:
-    with pytest.raises(SchemaError, match=r"lenet.*has no profile cpu-long; take cpu or gpu"):
-        load_experiment(REPO / "solvers" / "lenet" / "experiment.json", "cpu-long")
+    with pytest.raises(SchemaError, match=r"lenet.*has no profile cpu-conv3; take cpu or gpu"):
+        load_experiment(REPO / "solvers" / "lenet" / "experiment.json", "cpu-conv3")
 
 
 def test_profiles_replace_entries(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_profiles_replace_entries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lenet", "cifar10_full", "cifar10_resnet20"])
 def test_the_shipped_experiments_are_sound(name: str) -> None:
-    more = ("cpu-long",) if name == "cifar10_full" else ()
+    more = ("cpu-conv3",) if name == "cifar10_full" else ()
     for profile in ("cpu", "gpu", *more):
         made = load_experiment(REPO / "solvers" / name / "experiment.json", profile)
         net = read_net(REPO / "solvers" / name / made.net)
@@ -60,7 +60,8 @@ def test_a_wrong_sparse_entry_is_told(tmp_path: Path, entry: dict[str, Any], tol
      ({"sweep": [{**ONE[0], "force_decay": [1e-3, float("nan")]}]}, "not finite"),
      ({"seeds": [1, 1]}, "seeds must differ"),
      ({"layers": "conv1"}, "no list of names"),
-     ({"profiles": {"CPU": {}}}, "profiles wants"),
+     ({"profiles": [{}]}, "profiles wants"),
+     ({"sweep": [{**ONE[0], "force_mult": {"conv1": -1}}]}, "force_mult that is negative"),
      ({"paper_ranks": {"full": [20, 50]}}, "at least one net"),
      ({"sweep": [{**ONE[0], "keep": None}]}, "keeps a strength")],
 )  # fmt: skip
@@ -68,3 +69,11 @@ def test_a_wrong_experiment_is_told(tmp_path: Path, changed: dict[str, Any], tol
     write_recipes(tmp_path, **changed)
     with pytest.raises(SchemaError, match=told):
         load_experiment(tmp_path / "lenet" / "experiment.json")
+
+
+def test_a_profile_may_have_any_name(tmp_path: Path) -> None:
+    write_recipes(tmp_path, profiles={"brief": {"tests": 1}})
+    path = tmp_path / "lenet" / "experiment.json"
+    assert load_experiment(path, "brief").tests == 1
+    with pytest.raises(SchemaError, match="no profile long; take cpu or gpu or brief"):
+        load_experiment(path, "long")
