@@ -116,6 +116,7 @@ class Reproduction:
         runs = {run.name: run for run in runs_of(self.experiment)}
         for name, seed in dense_keys(self.experiment):
             key, title = key_of(name, seed), f"{name}, seed {seed}"
+            note: dict[str, Any]
             if name == "baseline":
                 note = {"iterations": 0} if self.weights else self._note("baseline")
                 yield Stage(key, title, self._baseline(seed), note, (), parallel=not self.weights)
