@@ -42,7 +42,8 @@ def test_lenet_low_rank_sparse_and_int8() -> None:
     assert [p.second for p in pairs] == ["conv1_linear", "conv2_linear", "ip1_linear"]
     smaller.load(as_weights_of(balanced))
     feeds = [{"data": pictures.numpy()}]
-    model = quantize(smaller, feeds, outputs=["ip2"])
+    # 8-bit weights saturate on CPUs without VNNI.
+    model = quantize(smaller, feeds, outputs=["ip2"], reduce_range=True)
     found = agreement(smaller, model, feeds)
     assert found.output == "ip2" and found.items == len(pictures) and found.relative < 0.1
     assert model.ByteSize() < 0.5 * small.ByteSize()

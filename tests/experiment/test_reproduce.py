@@ -108,7 +108,8 @@ def test_the_same_seeds_give_the_same_numbers(place: Path) -> None:
     assert call(place, "again") == 0
     mine, theirs = document(place / "again")["results"], document(place / "out")["results"]
     for key, value in mine.items():
-        if key not in ("bench", "onnx"):
+        # The planner's forms follow measured times.
+        if key not in ("bench", "onnx", "planned"):
             assert value == theirs[key], key
 
 

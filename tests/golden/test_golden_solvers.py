@@ -14,6 +14,8 @@ from tests.golden.archive import case_names, error, require
 CASES = case_names("solvers", "trace.npz")
 #: Rounding adds up over sixteen iterations.
 BOUND = 2e-3
+#: force_direction "same" drops components by their sign, which rounding decides where they vanish.
+SAME_BOUND = 1e-2
 FORCE_BOUND = 1e-4
 #: Adaptive solver -> why the bias before BatchNorm and the running mean after it are left out.
 LEFT_OUT = {"conv2/1", "bn2/0"}
@@ -66,7 +68,7 @@ def test_solver(solvers: Path, name: str) -> None:
         found = differences(resumed, trace, "resumed", name)
         assert found
         errors.update({f"{state.name} {key}": value for key, value in found.items()})
-    require(errors, BOUND)
+    require(errors, SAME_BOUND if name.endswith("_same") else BOUND)
 
 
 @pytest.mark.golden
