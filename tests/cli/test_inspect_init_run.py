@@ -84,8 +84,8 @@ def test_inspect_of_data_layers_needs_no_data_when_replaced(folder: Path, capsys
 
 
 def test_names_that_are_not_utf8(folder: Path) -> None:
-    text = NET.replace('"conv1"', '"XXXX"').replace('"ip"', '"YYYY"').encode()
-    text = text.replace(b"XXXX", b"\xb2\xe3\xc8\xfd").replace(b"YYYY", b"\xb2\xe3\xcb\xc4")
+    third, fourth = b'"\xb2\xe3\xc8\xfd"', b'"\xb2\xe3\xcb\xc4"'
+    text = NET.encode().replace(b'"conv1"', third).replace(b'"ip"', fourth)
     Path("gbk.prototxt").write_bytes(text)
     run = [sys.executable, "-m", "caffe_bridge"]
     for arguments, words in (

@@ -235,10 +235,11 @@ def test_names_that_are_not_utf8_keep_their_bytes() -> None:
     message = message_class("NetParameter")()
     for name in names:
         assert len(name) == 4
-        message.layer.add(name="XXXX", type="ReLU")
+        # protobuf takes only UTF-8: a name of as many bytes holds the place.
+        message.layer.add(name="four", type="ReLU")
     first, second = (part.SerializeToString() for part in message.layer)
     data = b"".join(
-        b"\xa2\x06" + _varint(len(part)) + part.replace(b"XXXX", name)
+        b"\xa2\x06" + _varint(len(part)) + part.replace(b"four", name)
         for part, name in zip((first, second), names, strict=True)
     )
     record = decode(data, "NetParameter")
