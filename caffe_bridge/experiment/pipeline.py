@@ -88,6 +88,8 @@ class Reproduction:
         """All stages in order."""
         place_nets(self.experiment, self.data, self.deploy)
         self.layers = layers_of(self.experiment, bool(self.deploy))
+        for run in runs_of(self.experiment):
+            net_for(run.kind, run.force_mult)  # here, so that a wrong layer is told at once
         keys = tuple(key_of(*key) for key in dense_keys(self.experiment))
         note = {"energy": self.experiment.energy, "layers": self.layers}
         sparse = Sparsifying(self.experiment, self.layers, self.batches, self.device, self._train)
