@@ -24,7 +24,7 @@ class Filter(Layer):
     Gradient:
         items that were left out get 0; none for the selector.
     ONNX:
-        NonZero and Gather. K depends on the data, so the batch of the tops is stated as N.
+        NonZero and Gather; K is an open size.
     Caffe source:
         filter_layer.cpp
     Differences:
@@ -33,6 +33,7 @@ class Filter(Layer):
 
     bottoms = at_least(2)
     tops = at_least(1)
+    open_axis = 0
 
     def configure(self) -> None:
         """Check that there is a top for every bottom but the selector."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -85,7 +85,8 @@ def with_inputs(spec: NetSpec, shapes: Mapping[str, Shape]) -> NetSpec:
     A blob that is read but made by no layer gets an Input layer too.
 
     Raises:
-        ShapeError: a named blob is neither made by an input or data layer nor missing.
+        ShapeError: a named blob is neither made by an input or data layer nor missing, or another
+            blob of its Input layer has no shape.
     """
     left = dict(shapes)
     made = {top for layer in spec.layers for top in layer.tops}
@@ -101,15 +102,25 @@ def with_inputs(spec: NetSpec, shapes: Mapping[str, Shape]) -> NetSpec:
             if shape is None and layer.type != "Input":
                 continue
             if shape is None:
-                index = layer.tops.index(top) if len(layer.record.input_param.shape) > 1 else 0
-                shape = tuple(layer.record.input_param.shape[index].dim)
+                given = layer.record.input_param.shape
+                index = layer.tops.index(top) if len(given) > 1 else 0
+                if index >= len(given):
+                    raise ShapeError(
+                        f"{layer.label()}: gives no shape for '{top}'; name it with its shape too."
+                    )
+                shape = tuple(given[index].dim)
             layers.append(_input_layer(top, shape, layer.record))
     if left:
-        raise ShapeError(
-            f"{spec.source}: no input or data layer makes {', '.join(map(repr, left))}; "
-            f"inputs are {', '.join(t for x in spec.layers if not x.bottoms for t in x.tops)}."
-        )
+        entries = [top for layer in spec.layers if not layer.bottoms for top in layer.tops]
+        raise _no_input(spec.source, left, entries)
     return spec.with_layers(tuple(layers))
+
+
+def _no_input(source: str, names: Iterable[str], entries: Iterable[str]) -> ShapeError:
+    return ShapeError(
+        f"{source}: no input or data layer makes {', '.join(map(repr, names))}; "
+        f"inputs are {', '.join(entries) or 'none'}."
+    )
 
 
 def _input_layer(name: str, shape: Shape, origin: Record) -> LayerSpec:
@@ -119,8 +130,19 @@ def _input_layer(name: str, shape: Shape, origin: Record) -> LayerSpec:
     return layer_spec(record)
 
 
-def infer_shapes(graph: Graph, layers: list[Layer], inputs: Mapping[str, Shape]) -> list[Shape]:
+def infer_shapes(
+    graph: Graph,
+    layers: list[Layer],
+    inputs: Mapping[str, Shape],
+    found: Mapping[int, int] | None = None,
+) -> list[Shape]:
     """Shapes of all values, given other shapes for some input blobs.
+
+    Args:
+        graph: the net's wiring.
+        layers: its layers.
+        inputs: shapes of input blobs, by name.
+        found: sizes along a layer's ``open_axis``, by node, in place of the declared ones.
 
     Raises:
         ShapeError: a layer's rule is broken.
@@ -128,6 +150,9 @@ def infer_shapes(graph: Graph, layers: list[Layer], inputs: Mapping[str, Shape])
     shapes: list[Shape] = [()] * len(graph.values)
     for node, layer in zip(graph.nodes, layers, strict=True):
         made = layer.infer([shapes[v.index] for v in node.inputs])
+        opened, size = layer.open_axis, (found or {}).get(node.index)
+        if opened is not None and size is not None:
+            made = [(*shape[:opened], size, *shape[opened + 1 :]) for shape in made]
         for value, shape in zip(node.outputs, made, strict=True):
             fed = inputs.get(value.blob) if layer.is_input else None
             shapes[value.index] = tuple(int(d) for d in (shape if fed is None else fed))
@@ -149,23 +174,32 @@ def build(
         fill: whether the fillers run; without, blobs are zero until weights are loaded.
 
     Raises:
-        BridgeError: unknown layer types, broken wiring, shapes or sharing.
+        BridgeError: unknown layer types, broken wiring, shapes, names of inputs or sharing.
     """
     spec = with_automatic_tops(spec)
     graph = wire(spec)
     layers: list[Layer] = []
     shapes: list[Shape] = [()] * len(graph.values)
+    wanted, entries = dict(inputs or {}), []
     for node in graph.nodes:
         layer = layer_class(node.layer)(node.layer, spec.state.phase)
         bottoms = [shapes[v.index] for v in node.inputs]
-        made = layer.infer(bottoms)
+        names = [value.blob for value in node.outputs]
+        entries += names if layer.is_input else []
+        if layer.is_input and not layer.has_source and all(name in wanted for name in names):
+            made = [wanted[name] for name in names]  # it need not give shapes of its own
+        else:
+            made = layer.infer(bottoms)
         if len(made) != len(node.outputs):
             layer.fail(f"makes {len(made)} tops but names {len(node.outputs)}.")
         for value, shape in zip(node.outputs, made, strict=True):
-            fed = (inputs or {}).get(value.blob) if layer.is_input else None
+            fed = wanted.get(value.blob) if layer.is_input else None
             shapes[value.index] = tuple(int(d) for d in (shape if fed is None else fed))
         layer.setup(bottoms, generator, fill)
         layers.append(layer)
+    strange = [name for name in wanted if name not in entries]
+    if strange:
+        raise _no_input(spec.source, strange, entries)
     slots = share(spec.layers, [[tuple(b.shape) for b in layer.blobs] for layer in layers])
     for slot in slots:
         owner = slots[slot.owner]

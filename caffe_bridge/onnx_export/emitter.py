@@ -166,8 +166,11 @@ class GraphEmitter:
         source_dims = self._dims.get(source)
         if any(isinstance(dim, str) for dim in dims or ()):
             sizes = self._dynamic(dims or (), source_dims)
-        elif dims is None and sizes and sizes[0] == self._batch:
-            follows = source_dims is None or isinstance((source_dims or (0,))[0], str)
+        elif dims is None and sizes:
+            if isinstance((source_dims or (0,))[0], str):
+                follows = sizes[0] == self._shapes[source][0]
+            else:
+                follows = source_dims is None and sizes[0] == self._batch
             sizes[0] = 0 if follows else sizes[0]
         outputs = 1 if target is None else [target]
         return self.op("Reshape", [source, self.constant(np.array(sizes, np.int64), "shape")],
@@ -180,7 +183,7 @@ class GraphEmitter:
             same = source is not None and position < len(source) and source[position] == dim
             if isinstance(dim, int):
                 sizes.append(dim)
-            elif same or (source is None and position == 0 and dim == "N"):
+            elif same or (source is None and position == 0 and "*" not in dim):
                 sizes.append(0)
             else:
                 sizes.append(-1)

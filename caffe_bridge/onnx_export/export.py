@@ -15,12 +15,13 @@ import onnx
 from onnx import helper
 
 from caffe_bridge import __version__
-from caffe_bridge.errors import BridgeError, ExportError, ShapeError, printable
+from caffe_bridge.errors import BridgeError, ExportError, printable
 from caffe_bridge.files import atomic_write
 from caffe_bridge.graph import Shape
 from caffe_bridge.layers.base import Layer
-from caffe_bridge.net import Net, infer_shapes
-from caffe_bridge.onnx_export.emitter import Dim, GraphEmitter
+from caffe_bridge.net import Net
+from caffe_bridge.onnx_export.dims import dims_of
+from caffe_bridge.onnx_export.emitter import GraphEmitter
 from caffe_bridge.onnx_export.fold import fold
 
 DEFAULT_OPSET = 17
@@ -33,69 +34,6 @@ _SIZE_LIMIT = 2**31 - 1
 def newest_opset() -> int:
     """The newest operator set that the installed onnx knows."""
     return int(onnx.defs.onnx_opset_version())
-
-
-def batch_of(net: Net) -> int | None:
-    """The common first axis of all entries of the net, or None when they have none."""
-    graph, shapes = net.built.graph, net.built.shapes
-    firsts = {
-        shapes[value.index][0] if shapes[value.index] else None
-        for node in graph.nodes
-        if not node.inputs and not len(net.built.layers[node.index].blobs)
-        for value in node.outputs
-    }
-    return firsts.pop() if len(firsts) == 1 else None
-
-
-def _dims(net: Net, dynamic: bool) -> tuple[dict[str, tuple[Dim, ...]], int, bool]:
-    """Symbolic shape of each value, the example batch, and whether the batch is free."""
-    graph, shapes = net.built.graph, net.built.shapes
-    static: dict[str, tuple[Dim, ...]] = {v.name: shapes[v.index] for v in graph.values}
-    batch = batch_of(net)
-    if not dynamic or not batch or set(net.inputs) != _entries(net):
-        return static, batch or 0, False
-    other = batch + 1
-    doubled: dict[str, Shape] = {name: (other, *shape[1:]) for name, shape in net.inputs.items()}
-    try:
-        moved = infer_shapes(graph, net.built.layers, doubled)
-    except ShapeError:
-        return static, batch, False
-    symbolic: dict[str, tuple[Dim, ...]] = {}
-    for value in graph.values:
-        dims: list[Dim] = []
-        for small, large in zip(shapes[value.index], moved[value.index], strict=True):
-            if small == large:
-                dims.append(small)
-            elif small == batch and large == other:
-                dims.append("N")
-            elif small % batch == 0 and large == small // batch * other:
-                dims.append(f"N*{small // batch}")
-            else:
-                return static, batch, False
-        symbolic[value.name] = tuple(dims)
-    return symbolic, batch, True
-
-
-def _open_dims(net: Net, dims: dict[str, tuple[Dim, ...]]) -> dict[str, tuple[Dim, ...]]:
-    """Shapes of tops that have an axis whose size depends on the values."""
-    return {
-        value.name: tuple(
-            f"{value.name}_size" if axis == layer.open_axis else dim
-            for axis, dim in enumerate(dims[value.name])
-        )
-        for node, layer in zip(net.built.graph.nodes, net.built.layers, strict=True)
-        if layer.open_axis is not None
-        for value in node.outputs
-    }
-
-
-def _entries(net: Net) -> set[str]:
-    return {
-        value.blob
-        for node, layer in zip(net.built.graph.nodes, net.built.layers, strict=True)
-        if not node.inputs and not len(layer.blobs)
-        for value in node.outputs
-    }
 
 
 def _check_opset(opset: int) -> None:
@@ -137,10 +75,9 @@ def export(
     _check_target(net, target, forms or {})
     graph, shapes = net.built.graph, net.built.shapes
     wanted = _wanted(net, outputs)
-    dims, batch, free = _dims(net, dynamic_batch)
-    dims.update(_open_dims(net, dims))
+    dims = dims_of(net, dynamic_batch)
     emitter = GraphEmitter(
-        opset, {v.name: shapes[v.index] for v in graph.values}, dims, batch, set(wanted)
+        opset, {v.name: shapes[v.index] for v in graph.values}, dims.of, dims.batch, set(wanted)
     )
     inputs: list[str] = []
     for node, layer in zip(graph.nodes, net.built.layers, strict=True):
@@ -178,7 +115,7 @@ def export(
             "caffe_layers": json.dumps({n.name: emitter.node_layers[n.name] for n in nodes}),
             "caffe_net": printable(net.spec.name),
             "target": target,
-            "dynamic_batch": json.dumps(free),
+            "dynamic_batch": json.dumps(dims.free),
         },
     )
     _check(model, net)

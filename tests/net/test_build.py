@@ -90,7 +90,7 @@ def test_bilinear(size: int, line: list[float]) -> None:
 
 
 def test_filler_refusals() -> None:
-    with pytest.raises(ShapeError, match="square 4-D blob"):
+    with pytest.raises(ShapeError, match="filler: the bilinear filler wants"):
         filled("type: 'bilinear'", 2, 1, 3, 4)
     text = DATA + CONV.replace("msra", "normal")
     with pytest.raises(
@@ -191,3 +191,25 @@ def test_refusals(text: str, error: type, reason: str) -> None:
     with pytest.raises(error, match=reason) as caught:
         build(parse_net(text, source="n.prototxt"))
     assert "n.prototxt:2" in str(caught.value)
+
+
+def test_inputs_give_shapes_that_the_net_lacks() -> None:
+    text = "layer { name: 'data' type: 'Input' top: 'x' top: 'z' }\n" + CONV
+    net = Net(parse_net(text), inputs={"x": (1, 3, 5, 5), "z": (1,)})
+    assert net.inputs == {"x": (1, 3, 5, 5), "z": (1,)}
+    assert net({"x": torch.zeros(1, 3, 5, 5), "z": torch.zeros(1)})["c"].shape == (1, 4, 3, 3)
+    with pytest.raises(ShapeError, match="gives 0 shapes for 2 tops"):
+        Net(parse_net(text), inputs={"x": (1, 3, 5, 5)})
+    with pytest.raises(ShapeError, match="gives no shape for 'z'; name it with its shape too"):
+        with_inputs(parse_net(text), {"x": (1, 3, 5, 5)})
+
+
+def test_inputs_of_unknown_names_are_refused() -> None:
+    with pytest.raises(ShapeError, match="no input or data layer makes 'c', 'q'; inputs are x"):
+        Net(parse_net(DATA + CONV), inputs={"x": (1, 3, 6, 6), "c": (1,), "q": (1,)})
+
+
+def test_a_filler_that_does_not_fit_names_its_layer() -> None:
+    text = CONV.replace("kernel_size: 3", "kernel_h: 3 kernel_w: 2").replace("msra", "bilinear")
+    with pytest.raises(ShapeError, match=r"conv \(Convolution\) .*found shape \(4, 3, 3, 2"):
+        build(parse_net(DATA + text))
