@@ -30,8 +30,9 @@ def split_rectifiers(layers: list[Record]) -> list[Record]:
         slope = param.negative_slope
         param.clear("relu")
         param.clear("negative_slope")
+        plain.clear("loss_weight")
         made.append(plain)
-        for top in layer.top:
+        for index, top in enumerate(layer.top):
             name = f"{layer.name}_relu"
             while name in taken:
                 name += "_"
@@ -39,6 +40,8 @@ def split_rectifiers(layers: list[Record]) -> list[Record]:
             relu = Record("LayerParameter", name=name, type="ReLU", bottom=[top], top=[top])
             if slope:
                 relu.relu_param = Record("ReLUParameter", negative_slope=slope)
+            # What counts towards the loss is the rectified top.
+            relu.loss_weight = list(layer.loss_weight)[index : index + 1]
             relu.origin, relu.line = layer.origin, layer.line
             made.append(relu)
     return made

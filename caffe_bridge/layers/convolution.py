@@ -138,10 +138,9 @@ class Convolution(Layer):
         tops = []
         for x in bottoms:
             axis = self.axis(self.p.axis, tuple(x.shape))
-            y = self.convolve(
-                x.flatten(0, axis - 1) if axis > 1 else x, self.geometry(tuple(x.shape))
-            )
-            tops.append(y.unflatten(0, x.shape[:axis]) if axis > 1 else y)
+            one = x if axis == 1 else x.reshape(math.prod(x.shape[:axis]), *x.shape[axis:])
+            y = self.convolve(one, self.geometry(tuple(x.shape)))
+            tops.append(y if axis == 1 else y.reshape(*x.shape[:axis], *y.shape[1:]))
         return tuple(tops)
 
     def merged_groups(self, shape: Shape) -> int:

@@ -73,7 +73,8 @@ def _msra(tensor: Tensor, filler: Record, generator: torch.Generator | None) -> 
 def _bilinear(tensor: Tensor, _filler: Record, _generator: torch.Generator | None) -> None:
     if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3]:
         raise ShapeError(
-            f"the bilinear filler wants a square 4-D blob, found {tuple(tensor.shape)}."
+            f"the bilinear filler wants a 4-D blob with square kernels, found shape "
+            f"{tuple(tensor.shape)}; choose another filler or equal kernel_h and kernel_w."
         )
     factor = math.ceil(tensor.shape[3] / 2)
     centre = (tensor.shape[3] - 1) / (2.0 * factor)
@@ -100,5 +101,9 @@ def fill(
         raise ShapeError(
             f"{who}: filler type '{filler.type}' is not known; use one of {', '.join(FILLERS)}."
         )
-    if tensor.numel():
+    if not tensor.numel():
+        return
+    try:
         FILLERS[filler.type](tensor, filler, generator)
+    except ShapeError as error:
+        raise ShapeError(f"{who}: {error}") from None

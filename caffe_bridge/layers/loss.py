@@ -48,6 +48,10 @@ class Loss(Layer):
     auto_tops = True
     no_gradient_bottoms: ClassVar[tuple[int, ...]] = (1,)
 
+    def run(self, bottoms: Sequence[Tensor]) -> list[Tensor]:
+        """As of every layer; a bottom without axes is one row."""
+        return super().run([b if b.ndim else b.reshape(1) for b in bottoms])
+
     def infer(self, shapes: Sequence[Shape]) -> list[Shape]:
         """A scalar, and for a second top the shape of bottom 0."""
         self.check_bottoms(shapes)

@@ -111,7 +111,8 @@ class Exp(Layer):
         """Fold the base into factors inside and outside of e^x."""
         log_base = _log_of_base(self)
         self.inner = log_base * self.p.scale
-        self.outer = math.exp(log_base * self.p.shift)
+        with np.errstate(over="ignore"):  # beyond single precision it is infinite, as in Caffe
+            self.outer = float(np.float32(np.exp(log_base * self.p.shift)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Exponentiate."""

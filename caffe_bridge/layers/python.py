@@ -161,7 +161,7 @@ class Python(Layer):
     Bottoms:
         any.
     Tops:
-        any, of the shapes that the class gives them.
+        any, of the shapes that the class gives them; in place it is the bottom's own blob.
     Blobs:
         those that ``setup`` makes with ``self.blobs.add_blob(*shape)``.
     Parameters:
@@ -218,7 +218,9 @@ class Python(Layer):
         made.blobs = BlobList()
         self.user = made
         self.seen = [ArrayBlob() for _ in self.spec.bottoms]
-        self.made = [ArrayBlob() for _ in self.spec.tops]
+        own = dict(zip(self.spec.bottoms, self.seen, strict=True))
+        #: A top in place is the bottom itself.
+        self.made = [own.get(top) or ArrayBlob() for top in self.spec.tops]
         self.ready = False
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -314,12 +316,12 @@ class Python(Layer):
     ) -> list[Tensor | None]:
         """The class's backward: gradients of bottoms and learnable blobs."""
         self.load_bottoms(inputs)
+        for blob in self.seen:
+            blob.diff[...] = 0
         for blob, values, grad in zip(self.made, tops, grads, strict=True):
             blob.reshape(*values.shape)
             blob.put(values)
             blob.diff[...] = grad.detach().cpu().numpy()
-        for blob in self.seen:
-            blob.diff[...] = 0
         bottoms = len(self.seen)
         with self.own_blobs() as before:
             self.call("backward", self.made, list(wanted[:bottoms]), self.seen)

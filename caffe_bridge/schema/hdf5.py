@@ -45,20 +45,39 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, list[StoredBlob | No
     A shared blob is stored at its owner only; it is ``None`` at its other users.
 
     Raises:
-        SchemaError: not an HDF5 file, or without the ``data`` group.
+        SchemaError: not an HDF5 file, without the ``data`` group, or with a blob that is no array
+            of numbers.
     """
     with _open(path, "HDF5 weights") as file:
-        if "data" not in file:
+        if not isinstance(file.get("data"), h5py.Group):
             raise SchemaError(f"{path}: has no group 'data'; it is not a .caffemodel.h5.")
         result: dict[str, list[StoredBlob | None]] = {}
         for name, group in _layers(file["data"]):
-            indices = [int(key) for key in group if key.isdigit()]
+            keys = [key for key in group if key.isdecimal() and str(int(key)) == key]
+            indices = [int(key) for key in keys if isinstance(group[key], h5py.Dataset)]
             blobs: list[StoredBlob | None] = [None] * (max(indices, default=-1) + 1)
             for index in indices:
-                values = group[str(index)][...]
+                values = _numbers(path, group[str(index)])
                 blobs[index] = StoredBlob(tuple(values.shape), False, values)
             result[name] = blobs
         return result
+
+
+def _numbers(path: str | os.PathLike[str], stored: h5py.Dataset) -> np.ndarray:
+    """The array of a dataset.
+
+    Raises:
+        SchemaError: it holds no numbers or cannot be read.
+    """
+    try:
+        values = np.asarray(stored[()])
+    except OSError as error:
+        raise SchemaError(
+            f"{path}: '{stored.name}' cannot be read ({error}); it is damaged."
+        ) from None
+    if values.dtype.kind not in "fiu":
+        raise SchemaError(f"{path}: '{stored.name}' holds no numbers; the file is damaged.")
+    return values
 
 
 #: Layer names with their blobs.
@@ -104,7 +123,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.nda
         SchemaError: not an HDF5 solver state.
     """
     with _open(path, "HDF5 solver state") as file:
-        if "iter" not in file or "history" not in file:
+        if "iter" not in file or not isinstance(file.get("history"), h5py.Group):
             raise SchemaError(f"{path}: has no 'iter' and 'history'; it is not a .solverstate.h5.")
         learned = file["learned_net"][()] if "learned_net" in file else b""
         text = os.fsdecode(learned) if isinstance(learned, bytes) else str(learned)
@@ -112,13 +131,20 @@ def read_state(path: str | os.PathLike[str]) -> tuple[int, int, str, list[np.nda
         lacking = [i for i in range(len(stored)) if str(i) not in stored]
         if lacking:
             raise SchemaError(f"{path}: its history lacks blob {lacking[0]}; the file is damaged.")
-        history = [stored[str(i)][...] for i in range(len(stored))]
-        return _whole(file, "iter"), _whole(file, "current_step"), text, history
+        history = [_array(path, stored, str(i)) for i in range(len(stored))]
+        counts = [_whole(path, file, name) for name in ("iter", "current_step")]
+        return counts[0], counts[1], text, history
 
 
-def _whole(file: Any, name: str) -> int:
+def _array(path: str | os.PathLike[str], group: Any, name: str) -> np.ndarray:
+    if not isinstance(group[name], h5py.Dataset):
+        raise SchemaError(f"{path}: '{name}' is a group, not an array; the file is damaged.")
+    return _numbers(path, group[name])
+
+
+def _whole(path: str | os.PathLike[str], file: Any, name: str) -> int:
     """The number stored under a name, 0 when it is not stored."""
-    values = np.asarray(file[name][()] if name in file else 0).reshape(-1)
+    values = _array(path, file, name).reshape(-1) if name in file else np.zeros(1)
     return int(values[0]) if values.size else 0
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from caffe_bridge.compress import LayerPlan
 from caffe_bridge.graph import net_record, parse_net
+from caffe_bridge.net import Net
 from caffe_bridge.schema import parse_text, upgrade_net
 from tests.compress.checks import decompose, filled, outputs
 
@@ -64,3 +66,12 @@ def test_only_the_last_half_of_a_decomposed_layer_has_it() -> None:
     np.testing.assert_allclose(
         outputs(low, low_weights, X)["a"], outputs(written, weights, X)["a"], atol=1e-5
     )
+
+
+def test_the_rectified_top_counts_towards_the_loss() -> None:
+    more = text("InnerProduct", "relu: true").replace('top: "a"', 'top: "a" loss_weight: 0.5')
+    plan, weights = parse_net(more), filled(more)[1]
+    net = Net(plan, weights=weights)
+    values = outputs(more, weights, X)["a"]
+    assert (values == 0).any()
+    assert net.evaluate({"x": torch.from_numpy(X)}) == pytest.approx(0.5 * values.sum(), rel=1e-5)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from caffe_bridge.errors import ShapeError
-from tests.helpers import check_layer
+from caffe_bridge.graph import parse_net
+from caffe_bridge.net import Net
+from tests.helpers import check_layer, net_text
 
 
 def correlate(
@@ -92,3 +95,14 @@ def test_bad_parameters_are_named(text: str, message: str) -> None:
         check_layer(
             f'type: "Convolution" convolution_param {{ {text} }}', [(1, 6, 5, 5)], [(1, 4, 3, 3)]
         )
+
+
+def test_channels_on_the_first_axis() -> None:
+    rng = np.random.default_rng(3)
+    w, x = rng.normal(size=(2, 3, 3, 3)), rng.normal(size=(3, 5, 6)).astype(np.float32)
+    text = 'type: "Convolution" convolution_param { num_output: 2 kernel_size: 3 axis: 0 }'
+    net = Net(parse_net(net_text(text, [x.shape], 1)))
+    net.layer("l").blobs[0].data.copy_(torch.from_numpy(w))
+    (top,) = net({"in0": torch.from_numpy(x)}).values()
+    expected = correlate(x[None], w, None, (1, 1), (0, 0), (1, 1), 1)[0]
+    np.testing.assert_allclose(top.detach().numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from caffe_bridge.errors import ShapeError
-from tests.helpers import check_layer
+from caffe_bridge.graph import parse_net
+from caffe_bridge.net import Net
+from tests.helpers import check_layer, net_text
 from tests.layers.losses import gradients, normal
 
 
@@ -36,3 +39,9 @@ def test_gradient_of_both_bottoms() -> None:
 def test_other_counts_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"shapes \(2, 3\) and \(2, 4\) differ"):
         check_layer('type: "EuclideanLoss"', [(2, 3), (2, 4)], [()])
+
+
+def test_a_blob_without_axes_is_one_row() -> None:
+    net = Net(parse_net(net_text('type: "EuclideanLoss"', [(), ()], 1)))
+    made = net({"in0": torch.tensor(3.0), "in1": torch.tensor(1.0)})
+    assert [float(top) for top in made.values()] == [2.0]

@@ -92,3 +92,9 @@ def test_absolute_value() -> None:
 def test_absolute_value_is_not_in_place() -> None:
     with pytest.raises(ShapeError, match="cannot work in place"):
         Net(parse_net(net_text('type: "AbsVal"', [SHAPE], 1, in_place=True)))
+
+
+def test_exponent_beyond_single_precision_is_infinite() -> None:
+    text = net_text('type: "Exp" exp_param { shift: 1000 }', [SHAPE], 1)
+    tops = Net(parse_net(text))({"in0": torch.zeros(SHAPE)})
+    assert all(torch.isinf(top).all() for top in tops.values())

@@ -105,3 +105,15 @@ def test_failing_class_names_the_method() -> None:
     model = net("Broken")
     with pytest.raises(GraphError, match=r"Broken\.forward failed with ValueError: no luck"):
         model({"in0": torch.ones(2, 3)})
+
+
+@pytest.mark.usefixtures("allowed")
+def test_in_place_the_top_is_the_bottom() -> None:
+    made = Net(parse_net(net_text(layer("InPlace"), [(2, 3)], 1, in_place=True)))
+    x = torch.full((2, 3), 2.0, requires_grad=True)
+    (top,) = made({"in0": x}).values()
+    top.sum().backward()
+    assert top.tolist() == [[6.0] * 3] * 2
+    assert x.grad is not None
+    assert x.grad.tolist() == [[3.0] * 3] * 2
+    assert x.tolist() == [[2.0] * 3] * 2

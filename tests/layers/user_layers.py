@@ -64,3 +64,17 @@ class Broken(UserLayer):
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         raise ValueError("no luck")
+
+
+class InPlace(UserLayer):
+    """y = 3 x on one blob: reads and writes the top alone."""
+
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        assert top[0] is bottom[0]
+
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        top[0].data[...] *= 3
+
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        assert (top[0].data == 6).all()
+        bottom[0].diff[...] *= 3

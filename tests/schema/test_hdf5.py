@@ -146,3 +146,32 @@ def test_caffes_own_files(case: str, tmp_path: Path) -> None:
         assert set(mine) == set(theirs)
         assert mine["iter"].shape == theirs["iter"].shape
         assert mine["iter"].dtype == theirs["iter"].dtype
+
+
+def test_places_that_hold_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = WEIGHT
+    with pytest.raises(SchemaError, match="has no group 'data'"):
+        read_weights(path)
+    with h5py.File(path, "w") as file:
+        file["data/ip/0"], file["data/ip/000"], file["data/ip/1/x"] = WEIGHT, BIAS, BIAS
+    assert [tuple(b.shape) for b in read_weights(path)["ip"] if b] == [WEIGHT.shape]
+    with h5py.File(path, "w") as file:
+        file["data/ip/0"] = "text"
+    with pytest.raises(SchemaError, match="'/data/ip/0' holds no numbers"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [("history", WEIGHT, "it is not a .solverstate.h5"), ("iter/x", 1, "'iter' is a group"),
+     ("history/0/x", WEIGHT, "'0' is a group"), ("iter", "seven", "holds no numbers")],
+)  # fmt: skip
+def test_damaged_states(place: str, value: object, reason: str, tmp_path: Path) -> None:
+    path = write_state(tmp_path / "s.h5", 3, 0, "w", [WEIGHT])
+    with h5py.File(path, "a") as file:
+        del file[place.removesuffix("/x")]
+        file[place] = value
+    with pytest.raises(SchemaError, match=reason):
+        read_state(path)
