@@ -110,6 +110,7 @@ class Hdf5Source(Source):
             self._row += len(rows)
             if self._row == len(self._row_order):
                 before = self._file, self._file_order
+                draws = self.rng.bit_generator.state
                 self._file += 1
                 if self._file == len(self.files):
                     self._file = 0
@@ -118,8 +119,9 @@ class Hdf5Source(Source):
                 try:
                     self._enter()
                 except DataError:
-                    # A snapshot taken now must name a file that can be read.
+                    # A snapshot taken now must name a file that can be read, before its draws.
                     self._file, self._file_order = before
+                    self.rng.bit_generator.state = draws
                     raise
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 

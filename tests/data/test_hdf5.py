@@ -129,6 +129,25 @@ def test_after_a_bad_file_its_state_goes_on_where_the_last_one_ended(folder: Pat
     assert rows(source, 5) == [3, 4, 5, 6, 0]
 
 
+def test_after_a_bad_file_shuffling_goes_on_with_the_same_draws(folder: Path) -> None:
+    seen = rows(Hdf5Source(layer(folder, "shuffle: true")), 70)
+    source = Hdf5Source(layer(folder, "shuffle: true"))
+    files = {path: path.read_bytes() for path in folder.glob("*.h5")}
+    failures = 0
+    for start in range(0, 63, 7):
+        assert rows(source, 5) == seen[start : start + 5]
+        for path in files:
+            path.write_text("text")
+        try:
+            rows(source, 2)  # needs another file, unless the next pass begins with the open one
+        except DataError:
+            failures += 1
+        for path, content in files.items():
+            path.write_bytes(content)
+    assert failures > 1
+    assert rows(source, 7) == seen[63:]
+
+
 def test_a_writer_adds_rows_and_gives_the_name_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "out.h5"
     target.write_text("old")
