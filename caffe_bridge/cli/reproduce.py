@@ -75,6 +75,11 @@ def command(
         raise click.UsageError("--deploy names the net of --weights; give both.")
     check_device(device)
     file = Path(recipes) / RECIPES[name] / FILE
+    if not file.is_file():
+        raise SchemaError(
+            f"{file}: no such experiment file; the recipes lie in 'solvers' of caffe_bridge's "
+            "source tree: run there, or name that folder with --recipes."
+        )
     if name == "alexnet-speed":
         made = run_speed(
             load_speed(file), place, device, quick,

@@ -374,3 +374,9 @@ def test_libraries_add_nothing_to_the_sentence(folder: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_reproduce_without_the_recipes(capsys: Capture) -> None:
+    words = ["lenet/experiment.json: no such experiment file", "name that folder with --recipes"]
+    refused(capsys, words, "reproduce", "lenet", "out", "--recipes", "elsewhere")
