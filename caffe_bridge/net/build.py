@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +41,39 @@ class LearnableBlob:
     lr_mult: float
     decay_mult: float
     force_mult: float
+
+
+def whole_blob(blobs: nn.ParameterList, index: int) -> nn.Parameter:
+    """The parameter behind a layer's blob, in its owner's shape."""
+    found: nn.Parameter = nn.ParameterList.__getitem__(blobs, index)
+    return found
+
+
+class ReshapedBlobs(nn.ParameterList):
+    """Blobs of a layer of which some belong to another layer, with another shape.
+
+    Such a blob is read as a view of its owner's, so that values and gradients are the owner's.
+    """
+
+    def __init__(
+        self, values: Iterable[Any] = (), shapes: Mapping[int, Shape] | None = None
+    ) -> None:
+        self.shapes = dict(shapes or {})
+        super().__init__(values)
+
+    @classmethod
+    def of(cls, blobs: nn.ParameterList, index: int, shape: Shape) -> ReshapedBlobs:
+        """A layer's blobs with one more that has its own shape."""
+        known = blobs.shapes if isinstance(blobs, ReshapedBlobs) else {}
+        values = [whole_blob(blobs, i) for i in range(len(blobs))]
+        return cls(values, {**known, index: shape})
+
+    def __getitem__(self, index: Any) -> Any:
+        """The blob, in this layer's shape."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        value, shape = super().__getitem__(index), self.shapes.get(int(index) % max(1, len(self)))
+        return value if shape is None else value.reshape(shape)
 
 
 @dataclass
@@ -204,15 +238,11 @@ def build(
     for slot in slots:
         owner = slots[slot.owner]
         if owner is not slot:
-            shared = layers[owner.layer].blobs[owner.index]
-            mine = layers[slot.layer].blobs[slot.index]
+            layer, shared = layers[slot.layer], layers[owner.layer].blobs[owner.index]
+            mine = layer.blobs[slot.index]
+            layer.blobs[slot.index] = shared
             if shared.shape != mine.shape:
-                layers[slot.layer].fail(
-                    f"shares '{slot.name}' permissively between shapes "
-                    f"{tuple(shared.shape)} and {tuple(mine.shape)}; only equal shapes can "
-                    "be shared here."
-                )
-            layers[slot.layer].blobs[slot.index] = shared
+                layer.blobs = ReshapedBlobs.of(layer.blobs, slot.index, tuple(mine.shape))
     return Built(spec, graph, layers, shapes, slots, _learnable(layers, slots, graph, shapes))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from caffe_bridge.errors import WeightError
 from caffe_bridge.graph import net_record
-from caffe_bridge.net.build import Built
+from caffe_bridge.net.build import Built, whole_blob
 from caffe_bridge.schema import StoredBlob, Weights, load_weights, save_weights
 
 
@@ -133,8 +133,8 @@ def share_weights(built: Built, owner: Built) -> None:
                 f"{layer.spec.label()}: has blobs {mine} in the test net but {theirs} in the "
                 "training net; rename one of the two layers."
             )
-        for index, blob in enumerate(source.blobs):
-            layer.blobs[index] = blob
+        for index in range(len(source.blobs)):
+            layer.blobs[index] = whole_blob(source.blobs, index)
     for entry in built.learnable:
         if entry.layer in by_name:
             entry.value = by_name[entry.layer].blobs[entry.index]
@@ -160,9 +160,11 @@ def stored_arrays(
             continue
         blobs = result.setdefault(layer.name, [])
         own = slot.owner == number
-        blob = layer.blobs[slot.index]
+        owner = built.slots[slot.owner]
+        blob = built.layers[owner.layer].blobs[owner.index]
         value = (blob if instead is None else instead[id(blob)]).detach().cpu().numpy()
-        blobs.append(value if own or shared else None)
+        shape = tuple(layer.blobs[slot.index].shape)
+        blobs.append(value.reshape(shape) if own or shared else None)
     return result
 
 
