@@ -90,7 +90,8 @@ def export(
             layer.refuse(f"emits no node that makes {', '.join(undefined)}.")
         inputs += undefined
     if target != "portable":
-        emitter.nodes = fold(emitter.nodes, emitter.initializers, set(wanted))
+        ranks = {name: len(sizes) for name, sizes in dims.of.items()}
+        emitter.nodes = fold(emitter.nodes, emitter.initializers, set(wanted), ranks)
     nodes = _needed(emitter.nodes, wanted)
     read = {name for node in nodes for name in node.input}
     made = {name for node in nodes for name in node.output}

@@ -11,7 +11,7 @@ so the node goes and the weights change. Computed in double precision, stored in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -22,14 +22,18 @@ _TAKES = ("Conv", "ConvTranspose", "Gemm", "BatchNormalization")
 
 
 def fold(
-    nodes: Sequence[onnx.NodeProto], initializers: Constants, wanted: set[str]
-) -> list[onnx.NodeProto]:  # fmt: skip
+    nodes: Sequence[onnx.NodeProto],
+    initializers: Constants,
+    wanted: set[str],
+    ranks: Mapping[str, int] | None = None,
+) -> list[onnx.NodeProto]:
     """The nodes without those that could be folded; new weights are added to the initializers.
 
     Args:
         nodes: all nodes in order; those that take something in are changed.
         initializers: constants by name.
         wanted: values that must exist under their own name.
+        ranks: how many axes values have, where that is known.
     """
     readers = Counter(name for node in nodes for name in node.input)
     makers: dict[str, onnx.NodeProto] = {}
@@ -38,7 +42,8 @@ def fold(
         source = _operand(node, initializers)
         maker = makers.get(source)
         if maker is not None and readers[source] == 1 and source not in wanted:
-            line = _line(node, source, _channels(maker, initializers), initializers)
+            size = _channels(maker, initializers, (ranks or {}).get(source, 0))
+            line = _line(node, source, size, initializers)
             if line is not None and _take(maker, *line, initializers):
                 del maker.output[:]
                 maker.output.append(node.output[0])
@@ -71,8 +76,8 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default if found is None else float(helper.get_attribute_value(found))
 
 
-def _channels(maker: onnx.NodeProto, initializers: Constants) -> tuple[int, int]:
-    """Output channels, and the rank of the output (0: any)."""
+def _channels(maker: onnx.NodeProto, initializers: Constants, rank: int) -> tuple[int, int]:
+    """Output channels, and the rank of the output: the given one (0: any) unless it shows."""
     shape = initializers[maker.input[1]].dims
     if maker.op_type == "Conv":
         return int(shape[0]), len(shape)
@@ -80,7 +85,7 @@ def _channels(maker: onnx.NodeProto, initializers: Constants) -> tuple[int, int]
         return int(shape[1] * _attribute(maker, "group", 1)), len(shape)
     if maker.op_type == "Gemm":
         return int(shape[0 if _attribute(maker, "transB", 0) else 1]), 2
-    return int(shape[0]), 0
+    return int(shape[0]), rank
 
 
 def _array(name: str, initializers: Constants) -> np.ndarray:

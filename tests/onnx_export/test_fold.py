@@ -134,6 +134,20 @@ def test_a_variance_that_has_no_root_stays() -> None:
     assert len(fold(nodes, constants, {"z"})) == 2
 
 
+@pytest.mark.parametrize(
+    ("rank", "left"), [(0, 1), (4, 1), (3, 2)], ids=["unknown", "pictures", "sequences"]
+)
+def test_a_column_is_of_channels_where_the_rank_says_so(rank: int, left: int) -> None:
+    values = {"s": np.ones(2), "b": np.zeros(2), "m": np.zeros(2), "v": np.ones(2),
+              "k": np.full((2, 1, 1), 3.0)}  # fmt: skip
+    constants = {k: numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items()}
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], epsilon=1e-5),
+        helper.make_node("Mul", ["y", "k"], ["z"]),
+    ]
+    assert len(fold(nodes, constants, {"z"}, {"y": rank} if rank else {})) == left
+
+
 def test_new_weights_are_single_precision() -> None:
     made = export(filled(FOLDED["convolution"][0]), target="ort-cpu")
     assert {value.data_type for value in made.graph.initializer} == {TensorProto.FLOAT}
