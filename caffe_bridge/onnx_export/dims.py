@@ -55,7 +55,7 @@ def dims_of(net: Net, dynamic: bool) -> Dims:
         if layers[node.index].open_axis is not None
     }
     found = {index: _FOUND + 10 * place for place, index in enumerate(opened)}
-    base = _shapes(net, {}, found)
+    base = _shapes(net, {}, found) if found else net.built.shapes
     if base is None:  # what follows takes the declared count only
         opened, found, base = {}, {}, net.built.shapes
     changes: dict[str, tuple[int, list[Shape]]] = {}
