@@ -68,7 +68,7 @@ class ArgMax(Layer):
         """Sort the reversed axis stably, so that of equal values the last comes first."""
         top = self.infer([tuple(x.shape)])[0]
         axis = self.axis(int(self.p.axis), tuple(x.shape)) if self.p.has("axis") else 1
-        source = x if self.p.has("axis") else x.reshape(x.shape[0], -1)
+        source = x if self.p.has("axis") else x.reshape(x.shape[0], math.prod(x.shape[1:]))
         values, order = torch.sort(source.flip(axis), dim=axis, descending=True, stable=True)
         values = values.narrow(axis, 0, self.p.top_k)
         found = (source.shape[axis] - 1 - order.narrow(axis, 0, self.p.top_k)).to(x.dtype)

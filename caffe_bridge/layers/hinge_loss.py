@@ -40,7 +40,7 @@ class HingeLoss(Loss):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Sum of the margins over the number of rows."""
-        rows = x.reshape(x.shape[0], -1)
+        rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         whole, _ = class_labels(self, label.reshape(-1, 1), rows.shape[1])
         signs = torch.ones_like(rows.detach()).scatter_(1, whole, -1.0)
         margins = (1 + signs * rows).relu()

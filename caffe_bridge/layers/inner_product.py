@@ -62,7 +62,7 @@ class InnerProduct(Layer):
         """Multiply by the weight and add the bias."""
         weight = self.blobs[0] if self.p.transpose else self.blobs[0].t()
         axis = self.axis(self.p.axis, tuple(x.shape))
-        flat = x.reshape(*x.shape[:axis], -1) if x.ndim != axis + 1 else x
+        flat = x.flatten(axis)
         if flat.shape[-1] != weight.shape[0]:
             self.fail(
                 f"was built for {weight.shape[0]} inputs but bottom shape {tuple(x.shape)} holds "

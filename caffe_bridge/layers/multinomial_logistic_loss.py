@@ -45,7 +45,7 @@ class MultinomialLogisticLoss(Loss):
 
     def forward(self, p: Tensor, label: Tensor) -> Tensor:
         """Mean of the negative log probabilities of the labels."""
-        rows = p.reshape(p.shape[0], -1)
+        rows = p.reshape(p.shape[0], math.prod(p.shape[1:]))
         whole, _ = class_labels(self, label.reshape(-1, 1), rows.shape[1])
         return -floor(rows.gather(1, whole), _LEAST).log().sum() / p.shape[0]
 

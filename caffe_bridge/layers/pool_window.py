@@ -125,7 +125,8 @@ def max_pool(x: Tensor, window: PoolWindow, with_mask: bool = False) -> tuple[Te
         )
 
     y, index = pool(source)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not bool(y.amin() > LOWEST):
+    eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not (eager and (not y.numel() or bool(y.amin() > LOWEST))):
         y, index = pool(torch.where(source > LOWEST, source, LOWEST))
     if not with_mask:
         return y, x.new_empty(0)

@@ -65,3 +65,38 @@ def test_gradient_reaches_the_kept_items_only() -> None:
 def test_errors(shapes: list[tuple[int, ...]], tops: int, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         Net(layer_spec_of('type: "Filter"', shapes, tops, "TEST"))
+
+
+ROWS = {
+    "InnerProduct": "inner_product_param { num_output: 3 }", "ArgMax": "",
+    "Pooling": "pooling_param { kernel_size: 2 stride: 2 }", "Dropout": "", "MVN": "",
+    "SPP": "spp_param { pyramid_height: 2 }",
+    "Convolution": "convolution_param { num_output: 3 kernel_size: 3 }", "Softmax": "", "LRN": "",
+    "BatchNorm": "", "Scale": "", "Flatten": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_layers_behind_it_take_batches_without_items(kind: str, phase: str) -> None:
+    text = net_text('type: "Filter"', [(2, 4, 6, 6), (2,)], 1)
+    text += f'layer {{ name: "z" type: "{kind}" bottom: "out0" top: "z" {ROWS[kind]} }}'
+    net = Net(parse_net(text, phase), seed=1)
+    x = torch.rand(2, 4, 6, 6, requires_grad=True)
+    z = net({"in0": x, "in1": torch.zeros(2)})["z"]
+    assert (len(z), z.numel()) == (0, 0)
+    if z.requires_grad:
+        z.sum().backward()
+        assert x.grad is not None
+        assert not x.grad.any()
+
+
+@pytest.mark.parametrize(
+    "kind", ["SoftmaxWithLoss", "HingeLoss", "MultinomialLogisticLoss", "Accuracy"]
+)
+def test_labels_behind_it_may_all_be_left_out(kind: str) -> None:
+    text = net_text('type: "Filter"', [(2, 4), (2,), (2,)], 2)
+    text += f'layer {{ name: "z" type: "{kind}" bottom: "out0" bottom: "out1" top: "z" }}'
+    net = Net(parse_net(text, "TRAIN"), seed=1)
+    made = net({"in0": torch.rand(2, 4), "in1": torch.zeros(2), "in2": torch.zeros(2)})
+    assert made["z"].shape == ()
