@@ -76,6 +76,14 @@ class ReshapedBlobs(nn.ParameterList):
         return value if shape is None else value.reshape(shape)
 
 
+def use_blob(layer: Layer, index: int, shared: nn.Parameter) -> None:
+    """Let a blob of a layer be another one of as many values; the layer keeps its shape."""
+    shape = tuple(layer.blobs[index].shape)
+    layer.blobs[index] = shared
+    if tuple(shared.shape) != shape:
+        layer.blobs = ReshapedBlobs.of(layer.blobs, index, shape)
+
+
 @dataclass
 class Built:
     """Layers in order with the wiring, shapes of all values, slots and learnable blobs."""
@@ -238,11 +246,7 @@ def build(
     for slot in slots:
         owner = slots[slot.owner]
         if owner is not slot:
-            layer, shared = layers[slot.layer], layers[owner.layer].blobs[owner.index]
-            mine = layer.blobs[slot.index]
-            layer.blobs[slot.index] = shared
-            if shared.shape != mine.shape:
-                layer.blobs = ReshapedBlobs.of(layer.blobs, slot.index, tuple(mine.shape))
+            use_blob(layers[slot.layer], slot.index, layers[owner.layer].blobs[owner.index])
     return Built(spec, graph, layers, shapes, slots, _learnable(layers, slots, graph, shapes))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from caffe_bridge.errors import WeightError
 from caffe_bridge.graph import net_record
-from caffe_bridge.net.build import Built, whole_blob
+from caffe_bridge.net.build import Built, use_blob, whole_blob
 from caffe_bridge.schema import StoredBlob, Weights, load_weights, save_weights
 
 
@@ -134,7 +134,7 @@ def share_weights(built: Built, owner: Built) -> None:
                 "training net; rename one of the two layers."
             )
         for index in range(len(source.blobs)):
-            layer.blobs[index] = whole_blob(source.blobs, index)
+            use_blob(layer, index, whole_blob(source.blobs, index))
     for entry in built.learnable:
         if entry.layer in by_name:
             entry.value = by_name[entry.layer].blobs[entry.index]

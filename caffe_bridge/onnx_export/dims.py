@@ -56,13 +56,14 @@ def dims_of(net: Net, dynamic: bool) -> Dims:
     }
     found = {index: _FOUND + 10 * place for place, index in enumerate(opened)}
     base = _shapes(net, {}, found) if found else net.built.shapes
-    if base is None:  # what follows takes the declared count only
-        opened, found, base = {}, {}, net.built.shapes
-    changes: dict[str, tuple[int, list[Shape]]] = {}
-    for index, tops in opened.items():
-        more = _shapes(net, {}, found | {index: found[index] + 1})
-        if more is not None:
-            changes[f"{tops[0].name}_size"] = found[index], more
+    more = {index: _shapes(net, {}, found | {index: found[index] + 1}) for index in opened}
+    if base is None or None in more.values():  # what follows takes some counts only
+        found, more, base = {}, {}, net.built.shapes
+    changes = {
+        f"{opened[index][0].name}_size": (found[index], shapes)
+        for index, shapes in more.items()
+        if shapes is not None
+    }
     batch = batch_of(net) or 0
     other = {name: (batch + 1, *shape[1:]) for name, shape in net.inputs.items()}
     entries = {value.blob for value in _entries(net)}

@@ -11,6 +11,7 @@ import torch
 from caffe_bridge.graph import parse_net
 from caffe_bridge.net import Net, RuntimeNet
 from caffe_bridge.net.runtime import Runtime
+from caffe_bridge.net.weights import share_weights
 from caffe_bridge.onnx_export import export
 from caffe_bridge.onnx_export.verify import verify
 from caffe_bridge.schema import load_weights
@@ -46,6 +47,15 @@ def test_values_and_gradients_are_those_of_one_blob(tmp_path: Path) -> None:
     torch.testing.assert_close(again({"x": X})["loss"], net({"x": X})["loss"])
     hdf5 = Net(parse_net(TIED), weights=net.save(tmp_path / "w.caffemodel.h5"))
     torch.testing.assert_close(hdf5({"x": X})["loss"], net({"x": X})["loss"])
+
+
+def test_a_net_without_the_sharing_uses_the_values_in_its_own_shape() -> None:
+    net, apart = Net(parse_net(TIED), seed=3), Net(parse_net(TIED.replace(SHARED, "")), seed=4)
+    share_weights(apart.built, net.built)
+    torch.testing.assert_close(apart({"x": X})["loss"], net({"x": X})["loss"])
+    with torch.no_grad():
+        net.learnable[0].value.mul_(2)
+    torch.testing.assert_close(apart({"x": X})["loss"], net({"x": X})["loss"])
 
 
 def test_onnx_holds_both_forms() -> None:

@@ -92,3 +92,14 @@ def test_layers_that_take_the_declared_number_only() -> None:
     model = export(Net(parse_net(text), seed=1))
     assert dims(model)["f"] == ["f_size", 5]
     assert dims(model)["e"] == ["N", 3]
+
+
+def test_layers_that_take_some_numbers_only() -> None:
+    """Rows of 4 hold the 12 values of four items, not those of any number."""
+    text = CHOSEN + (
+        "layer { name: 'r' type: 'Reshape' bottom: 'ip' top: 'r' "
+        "reshape_param { shape { dim: [-1, 4] } } }"
+    )
+    found = dims(export(Net(parse_net(text), seed=1), dynamic_batch=False))
+    assert found["f"] == ["f_size", 5]
+    assert (found["ip"], found["r"]) == ([4, 3], [3, 4])
