@@ -103,3 +103,17 @@ def test_layers_that_take_some_numbers_only() -> None:
     found = dims(export(Net(parse_net(text), seed=1), dynamic_batch=False))
     assert found["f"] == ["f_size", 5]
     assert (found["ip"], found["r"]) == ([4, 3], [3, 4])
+
+
+def test_layers_that_refuse_the_next_number_only() -> None:
+    """Sevens of items hold 4 + 3 and 10007 + 3, the count that is tried first, but not one more."""
+    text = CHOSEN + (
+        "layer { name: 'z' type: 'Input' top: 'z' input_param { shape { dim: [3, 3] } } }"
+        "layer { name: 'c' type: 'Concat' bottom: 'ip' bottom: 'z' top: 'c' "
+        "concat_param { axis: 0 } }"
+        "layer { name: 'r' type: 'Reshape' bottom: 'c' top: 'r' "
+        "reshape_param { shape { dim: [-1, 21] } } }"
+    )
+    found = dims(export(Net(parse_net(text), seed=1), dynamic_batch=False))
+    assert found["f"] == ["f_size", 5]
+    assert (found["ip"], found["c"], found["r"]) == ([4, 3], [7, 3], [1, 21])
